@@ -1,0 +1,1 @@
+//! The RtcCluster custom resource: types, schema, rules and defaults.

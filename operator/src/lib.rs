@@ -1,0 +1,1 @@
+//! The controller that keeps RtcClusters as their manifests say.

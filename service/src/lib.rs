@@ -1,0 +1,1 @@
+//! What every program of the house shares: configuration, logs, the admin port, shutdown.

@@ -1,0 +1,1 @@
+//! The signaling protocol without IO: frames, sessions, rooms.

@@ -1,0 +1,1 @@
+//! The signaling server: rooms that outlive their pod, on one log in Redis.

@@ -1,0 +1,1 @@
+//! Key rings and time-limited TURN credentials: mint, verify, rotate.
