@@ -76,6 +76,8 @@ pub struct Key {
     pub secret: Secret,
     /// Where it is in its life.
     pub state: KeyState,
+    /// When it entered that state, in seconds since the Unix epoch; 0 when nobody knows.
+    pub since: u64,
     /// From this time on, in seconds since the Unix epoch, it verifies nothing.
     pub not_after: Option<u64>,
 }
@@ -110,6 +112,7 @@ mod tests {
             id: "k".parse().unwrap(),
             secret: Secret::new(vec![1]),
             state: KeyState::Retiring,
+            since: 0,
             not_after,
         };
         assert!(key(None).verifies_at(u64::MAX));

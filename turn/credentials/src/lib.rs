@@ -11,6 +11,7 @@
 //! | [`secret`] | bytes that are never printed, wiped after use |
 //! | [`key`] | a named secret and where it is in its life |
 //! | [`ring`] | all keys at one revision, and their form as a directory of files |
+//! | [`rotate`] | how a ring moves on, without ever signing what nobody verifies |
 //! | [`rest`] | minting and checking time-limited credentials |
 //! | [`fleet`] | which TURN nodes there are, and where they listen |
 //! | [`ice`] | the `iceServers` that a browser is given |
@@ -22,6 +23,7 @@ pub mod ice;
 pub mod key;
 pub mod rest;
 pub mod ring;
+pub mod rotate;
 pub mod secret;
 
 pub use fleet::{Fleet, FleetError, FleetListener, FleetNode, PortRange, Transport};
@@ -29,4 +31,5 @@ pub use ice::{IceServer, ice_servers};
 pub use key::{Key, KeyId, KeyIdError, KeyState};
 pub use rest::{Credential, MintError, UsernameError, mint, parse_username, password};
 pub use ring::{ADMIN_TOKEN_FILE, KeyRing, RING_FILE, RingError};
+pub use rotate::{Acknowledged, Policy, RotationEvent, Step, Waiting, advance};
 pub use secret::{Secret, SecretError};

@@ -5,7 +5,8 @@
 //! ```text
 //! k-7            the secret, base64url text; the file's name is the key's id
 //! k-8
-//! .ring.json     {"revision": 15, "signing": "k-8", "keys": [{"id": "k-7", "state": "Retiring", "notAfter": 1790000000}, …]}
+//! .ring.json     {"revision": 15, "signing": "k-8", "keys": [{"id": "k-7", "state": "Retiring",
+//!                "since": 1789990000, "notAfter": 1790000000}, …]}
 //! .admin-token   the bearer token of the admin ports (not read here)
 //! ```
 //!
@@ -82,6 +83,8 @@ struct KeyStateEntry {
     id: KeyId,
     state: KeyState,
     #[serde(default)]
+    since: u64,
+    #[serde(default)]
     not_after: Option<u64>,
 }
 
@@ -91,7 +94,7 @@ impl KeyRing {
     pub fn single(secret: Secret) -> Self {
         // the name is within KeyId's rules
         let id = "static".parse().ok();
-        let keys = id.map(|id| Key { id, secret, state: KeyState::Signing, not_after: None });
+        let keys = id.map(|id| Key { id, secret, state: KeyState::Signing, since: 0, not_after: None });
         Self { revision: 0, keys: keys.into_iter().collect() }
     }
 
@@ -156,11 +159,11 @@ impl KeyRing {
     fn with_state(text: &[u8], mut secrets: BTreeMap<KeyId, Secret>) -> Result<Self, RingError> {
         let state: RingState = serde_json::from_slice(text).map_err(|e| RingError::State(e.to_string()))?;
         let mut keys = Vec::with_capacity(state.keys.len());
-        for KeyStateEntry { id, state, not_after } in state.keys {
+        for KeyStateEntry { id, state, since, not_after } in state.keys {
             let Some(secret) = secrets.remove(&id) else {
                 return Err(RingError::State(format!("names the key {id}, which has no file")));
             };
-            keys.push(Key { id, secret, state, not_after });
+            keys.push(Key { id, secret, state, since, not_after });
         }
         let signing: Vec<_> = keys.iter().filter(|k| k.state == KeyState::Signing).collect();
         let named = state.signing.as_ref();
@@ -176,6 +179,7 @@ impl KeyRing {
             id,
             secret,
             state: if i == last { KeyState::Signing } else { KeyState::Retiring },
+            since: 0,
             not_after: None,
         });
         Self { revision: 0, keys: keys.collect() }
@@ -190,7 +194,12 @@ impl KeyRing {
             keys: self
                 .keys
                 .iter()
-                .map(|k| KeyStateEntry { id: k.id.clone(), state: k.state, not_after: k.not_after })
+                .map(|k| KeyStateEntry {
+                    id: k.id.clone(),
+                    state: k.state,
+                    since: k.since,
+                    not_after: k.not_after,
+                })
                 .collect(),
         };
         let mut files: BTreeMap<String, Vec<u8>> =
@@ -227,7 +236,7 @@ mod tests {
     use super::*;
 
     fn key(id: &str, state: KeyState, not_after: Option<u64>) -> Key {
-        Key { id: id.parse().unwrap(), secret: Secret::generate().unwrap(), state, not_after }
+        Key { id: id.parse().unwrap(), secret: Secret::generate().unwrap(), state, since: 3, not_after }
     }
 
     fn ring() -> KeyRing {
