@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use crate::process::{cargo, command, output, root, run, target};
 
 /// Name of the file that holds the RtcCluster CRD, wherever it lies.
-const FILE: &str = "rtcclusters.rtc-operator.dev.yaml";
+const FILE: &str = "rtcclusters.yaml";
 
 /// The folders that hold a copy: the one for `kubectl apply`, and one for each
 /// chart, since a chart reads no file from outside its own folder.

@@ -44,25 +44,33 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- define "rtc-operator.rules" -}}
 - apiGroups: [rtc-operator.dev]
   resources: [rtcclusters]
-  verbs: [get, list, watch, patch, update]
+  verbs: [get, list, watch]
 - apiGroups: [rtc-operator.dev]
-  resources: [rtcclusters/status, rtcclusters/finalizers]
-  verbs: [get, patch, update]
+  resources: [rtcclusters/status]
+  verbs: [get, patch]
+# owner references that block deletion, where the admission plugin
+# OwnerReferencesPermissionEnforcement is on
+- apiGroups: [rtc-operator.dev]
+  resources: [rtcclusters/finalizers]
+  verbs: [update]
 - apiGroups: [""]
-  resources: [configmaps, secrets, services, serviceaccounts]
-  verbs: [get, list, watch, create, patch, update, delete]
-# TURN pods are replaced one by one, and annotated so that their kubelet
-# refreshes a rotated key at once
+  resources: [configmaps, secrets, serviceaccounts, services]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [apps]
+  resources: [daemonsets, deployments]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [autoscaling]
+  resources: [horizontalpodautoscalers]
+  verbs: [get, list, watch, create, patch, delete]
+# pods are annotated so that their kubelet refreshes a rotated key at once, and
+# TURN pods are deleted once they are drained
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch, patch, delete]
-- apiGroups: [apps]
-  resources: [daemonsets, deployments]
-  verbs: [get, list, watch, create, patch, update, delete]
-- apiGroups: [policy]
-  resources: [poddisruptionbudgets]
-  verbs: [get, list, watch, create, patch, update, delete]
-- apiGroups: ["", events.k8s.io]
+- apiGroups: [events.k8s.io]
   resources: [events]
-  verbs: [create, patch, update]
+  verbs: [create, patch]
 {{- end }}
