@@ -1,0 +1,324 @@
+//! A room: members, leases, capacity and one ordered log.
+//!
+//! Time comes as an argument, in milliseconds of the store's own clock. Every change of the log is also
+//! put out for delivery: call [`Room::poll_entry`] until it is empty after each call. When
+//! [`Room::is_empty`], the room is over: drop it, and make the next one of its name with a higher epoch.
+
+pub use crate::ops::*;
+use crate::{
+    entry::{Draft, Entry, Profile, Reason},
+    names::{MemberId, ReplicaId},
+};
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    time::Duration,
+};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Member {
+    secret: String,
+    conn: u64,
+    since: u64,
+    /// `None` while the session has no connection.
+    holder: Option<ReplicaId>,
+    profile: Profile,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Lease {
+    Replica(ReplicaId),
+    Detached(MemberId),
+}
+
+/// A room.
+#[derive(Debug)]
+pub struct Room {
+    limits: RoomLimits,
+    epoch: u64,
+    seq: u64,
+    max: u32,
+    members: BTreeMap<MemberId, Member>,
+    leases: BTreeMap<Lease, u64>,
+    log: VecDeque<Entry>,
+    /// Entries up to this one are too old to be repeated.
+    floor: u64,
+    /// The floor to be, and since when.
+    mark: (u64, u64),
+    seen: [HashMap<(MemberId, String), u64>; 2],
+    out: VecDeque<Entry>,
+}
+
+impl Room {
+    /// An empty room.
+    #[must_use]
+    pub fn new(limits: RoomLimits, epoch: u64, max: u32, now: u64) -> Self {
+        Self {
+            limits,
+            epoch,
+            seq: 0,
+            max,
+            members: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            log: VecDeque::new(),
+            floor: 0,
+            mark: (0, now),
+            seen: [HashMap::new(), HashMap::new()],
+            out: VecDeque::new(),
+        }
+    }
+
+    /// The next entry to deliver.
+    pub fn poll_entry(&mut self) -> Option<Entry> {
+        self.out.pop_front()
+    }
+
+    /// When [`Self::reap`] has something to do, in milliseconds.
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<u64> {
+        self.leases.values().min().copied()
+    }
+
+    /// Whether nobody is left.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// The room now.
+    #[must_use]
+    pub fn view(&self) -> View {
+        let present = |(id, m): (&MemberId, &Member)| Present {
+            id: id.clone(),
+            since: m.since,
+            profile: m.profile.clone(),
+        };
+        View { epoch: self.epoch, seq: self.seq, members: self.members.iter().map(present).collect() }
+    }
+
+    /// A member enters, if there is a place; those whose lease has run out take none.
+    pub fn join(&mut self, join: Join, now: u64) -> Joined {
+        let again = self.members.get(&join.member).is_some_and(|m| m.secret == join.secret);
+        if !again {
+            if self.is_full() {
+                self.reap(now);
+            }
+            if self.is_full() {
+                return Joined::Full { max: self.max };
+            }
+            self.append(Draft::joined(&join.member, &join.profile));
+            let member = Member {
+                secret: join.secret,
+                conn: 1,
+                since: self.seq,
+                holder: Some(join.holder.clone()),
+                profile: join.profile,
+            };
+            self.members.insert(join.member, member);
+        }
+        self.hold(join.holder, now);
+        Joined::Entered(self.view())
+    }
+
+    /// Passes something on.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn signal(&mut self, signal: Signal) -> Result<Sent, Refusal> {
+        self.authorize(&signal.from, signal.conn)?;
+        let request = (signal.from, signal.id);
+        if let Some(seq) = self.seen.iter().find_map(|seen| seen.get(&request)) {
+            return Ok(Sent::Before(*seq));
+        }
+        if signal.to.as_ref().is_some_and(|to| !self.members.contains_key(to)) {
+            return Err(Refusal::NoSuchMember);
+        }
+        self.append(Draft::signal(&request.0, signal.to.as_ref(), request.1.clone(), &signal.data));
+        if self.seen[0].len() >= self.limits.seen {
+            self.seen.swap(0, 1);
+            self.seen[0].clear();
+        }
+        self.seen[0].insert(request, self.seq);
+        Ok(Sent::Now(self.seq))
+    }
+
+    /// A member leaves.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn leave(&mut self, member: &MemberId, conn: u64, reason: Reason) -> Result<u64, Refusal> {
+        self.authorize(member, conn)?;
+        self.remove(member, reason);
+        Ok(self.seq)
+    }
+
+    /// A session's connection is gone; the session stays for a while.
+    ///
+    /// `conn` 0 stands for whichever connection `holder` has: for a replica that never learnt the answer
+    /// to a resume.
+    ///
+    /// # Errors
+    /// [`Refusal`]; with [`Refusal::Superseded`] all is well, another connection has it.
+    pub fn detach(
+        &mut self,
+        member: &MemberId,
+        conn: u64,
+        holder: &ReplicaId,
+        now: u64,
+    ) -> Result<(), Refusal> {
+        let held = self.members.get(member).and_then(|m| m.holder.as_ref()) == Some(holder);
+        if conn != 0 || !held {
+            self.authorize(member, conn)?;
+        }
+        if let Some(member) = self.members.get_mut(member) {
+            member.holder = None;
+        }
+        let until = now + millis(self.limits.detached_lease);
+        self.leases.insert(Lease::Detached(member.clone()), until);
+        Ok(())
+    }
+
+    /// A session goes on, on another connection: a compare-and-set, so that of two that try, the later
+    /// one has it and the earlier one knows.
+    ///
+    /// # Errors
+    /// [`Refusal::UnknownSession`], also when the secret is another.
+    pub fn resume(&mut self, resume: Resume, now: u64) -> Result<Resumed, Refusal> {
+        let known = self.members.get_mut(&resume.member).filter(|m| m.secret == resume.secret);
+        let member = known.ok_or(Refusal::UnknownSession)?;
+        member.conn += 1;
+        member.holder = Some(resume.holder.clone());
+        let (conn, since) = (member.conn, member.since);
+        self.leases.remove(&Lease::Detached(resume.member.clone()));
+        self.hold(resume.holder, now);
+        self.append(Draft::attached(&resume.member, conn));
+        let missed = match self.read(resume.epoch, resume.seq) {
+            Read::Entries(entries) => Some(entries),
+            Read::Lost => None,
+        };
+        Ok(Resumed { conn, since, view: self.view(), missed })
+    }
+
+    /// Every entry of `epoch` after `seq`.
+    #[must_use]
+    pub fn read(&self, epoch: u64, seq: u64) -> Read {
+        if epoch != self.epoch || seq > self.seq || seq < self.first_known() {
+            return Read::Lost;
+        }
+        Read::Entries(self.log.iter().filter(|entry| entry.seq > seq).cloned().collect())
+    }
+
+    /// A replica that has members here is alive.
+    pub fn pulse(&mut self, holder: &ReplicaId, now: u64) -> Pulse {
+        if now >= self.mark.1 + millis(self.limits.log_age) {
+            self.floor = self.floor.max(self.mark.0);
+            self.mark = (self.seq, now);
+            self.trim();
+        }
+        let lease = Lease::Replica(holder.clone());
+        if !self.leases.contains_key(&lease) {
+            return Pulse::Lapsed;
+        }
+        self.hold(holder.clone(), now);
+        Pulse::Kept { epoch: self.epoch, seq: self.seq }
+    }
+
+    /// Takes over what a replica knows, if it knows more than the room does. `fresh` is the epoch to use
+    /// when the log has to begin anew: higher than any before.
+    ///
+    /// Members that the room does not have are entered again, each with an entry.
+    pub fn assert(&mut self, assert: Assert, fresh: u64, now: u64) -> View {
+        let went_back = assert.epoch == self.epoch && self.seq < assert.seq;
+        if went_back || self.members.is_empty() {
+            self.epoch = fresh;
+            self.seq = self.seq.max(assert.seq);
+            (self.floor, self.mark) = (self.seq, (self.seq, now));
+            self.log.clear();
+            self.out.clear();
+        }
+        self.hold(assert.holder.clone(), now);
+        for held in assert.members {
+            let known = self.members.get(&held.member);
+            if known.is_some_and(|m| m.conn >= held.conn) {
+                continue;
+            }
+            if known.is_none() {
+                self.append(Draft::joined(&held.member, &held.profile));
+            }
+            self.leases.remove(&Lease::Detached(held.member.clone()));
+            let member = Member {
+                secret: held.secret,
+                conn: held.conn,
+                since: held.since,
+                holder: Some(assert.holder.clone()),
+                profile: held.profile,
+            };
+            self.members.insert(held.member, member);
+        }
+        self.view()
+    }
+
+    /// Removes those whose lease has run out.
+    pub fn reap(&mut self, now: u64) {
+        let over: Vec<Lease> =
+            self.leases.iter().filter(|(_, until)| **until <= now).map(|(lease, _)| lease.clone()).collect();
+        for lease in over {
+            self.leases.remove(&lease);
+            let lost: Vec<MemberId> = match lease {
+                Lease::Detached(member) => vec![member],
+                Lease::Replica(replica) => {
+                    let held = |m: &Member| m.holder.as_ref() == Some(&replica);
+                    self.members.iter().filter(|(_, m)| held(m)).map(|(id, _)| id.clone()).collect()
+                }
+            };
+            for member in lost {
+                self.remove(&member, Reason::Lost);
+            }
+        }
+    }
+
+    fn authorize(&self, member: &MemberId, conn: u64) -> Result<(), Refusal> {
+        match self.members.get(member) {
+            None => Err(Refusal::UnknownSession),
+            Some(m) if m.conn != conn => Err(Refusal::Superseded),
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.max > 0 && self.members.len() >= self.max as usize
+    }
+
+    fn hold(&mut self, holder: ReplicaId, now: u64) {
+        self.leases.insert(Lease::Replica(holder), now + millis(self.limits.replica_lease));
+    }
+
+    fn remove(&mut self, member: &MemberId, reason: Reason) {
+        self.leases.remove(&Lease::Detached(member.clone()));
+        if self.members.remove(member).is_some() {
+            self.append(Draft::left(member, reason));
+        }
+    }
+
+    fn first_known(&self) -> u64 {
+        self.floor.max(self.seq.saturating_sub(self.limits.log_entries))
+    }
+
+    fn append(&mut self, draft: Draft) {
+        self.seq += 1;
+        let entry = draft.number(self.epoch, self.seq);
+        self.log.push_back(entry.clone());
+        self.out.push_back(entry);
+        self.trim();
+    }
+
+    fn trim(&mut self) {
+        let first = self.first_known();
+        while self.log.front().is_some_and(|entry| entry.seq <= first) {
+            self.log.pop_front();
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
