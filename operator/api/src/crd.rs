@@ -95,6 +95,7 @@ fn build() -> Value {
         }
         add_rule(at, rule.cel, rule.message);
     }
+    add_rule(root, rules::NAME_RULE.0, rules::NAME_RULE.1);
     add_rule(root, rules::REALM_RULE.0, rules::REALM_RULE.1);
     root["properties"]["status"]["properties"]["conditions"]["x-kubernetes-list-type"] = json!("map");
     root["properties"]["status"]["properties"]["conditions"]["x-kubernetes-list-map-keys"] = json!(["type"]);

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::{RtcCluster, Violation, validate};
+use crate::{RtcCluster, Violation, rules, validate};
 
 /// Why a text is not a manifest of an RtcCluster.
 #[derive(Debug, thiserror::Error)]
@@ -84,7 +84,8 @@ pub fn from_yaml(text: &str) -> Result<RtcCluster, ManifestError> {
     let text = manifest.to_string();
     let cluster: RtcCluster =
         serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(&text)).map_err(field)?;
-    let violations = validate(&cluster.spec);
+    let name = cluster.metadata.name.as_deref().unwrap_or_default();
+    let violations: Vec<_> = rules::validate_name(name).into_iter().chain(validate(&cluster.spec)).collect();
     if violations.is_empty() { Ok(cluster) } else { Err(ManifestError::Rules(violations)) }
 }
 
@@ -166,6 +167,15 @@ mod tests {
         assert!(matches!(from_yaml(namespace), Err(ManifestError::Missing)));
         let old = "apiVersion: rtc-operator.dev/v1\nkind: RtcCluster\n";
         assert!(matches!(from_yaml(old), Err(ManifestError::Version(_))));
+    }
+
+    #[test]
+    fn a_name_that_no_service_can_have_is_refused() {
+        let head = "apiVersion: rtc-operator.dev/v1alpha1\nkind: RtcCluster\n";
+        for name in ["Calls", "a.b", "9a", "a-", "a".repeat(51).as_str()] {
+            let error = from_yaml(&format!("{head}metadata: {{name: {name}}}")).unwrap_err().to_string();
+            assert!(error.starts_with("metadata.name: must be at most 50"), "{error}");
+        }
     }
 
     #[test]

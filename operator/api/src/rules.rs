@@ -54,6 +54,27 @@ pub const REALM_RULE: (&str, &str) = (
      status.turn.allocations is 0, or create another RtcCluster with the new realm",
 );
 
+/// The rule of the name, which becomes part of the names of Services and of labels' values.
+pub const NAME_RULE: (&str, &str) = (
+    "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= 50",
+    "metadata.name must be at most 50 lower-case letters, digits and dashes, beginning with a letter; write for \
+     example calls",
+);
+
+/// What is wrong with a name, if anything.
+#[must_use]
+pub fn validate_name(name: &str) -> Option<Violation> {
+    let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
+    let fits = name.bytes().next().is_some_and(|c| c.is_ascii_lowercase())
+        && name.bytes().all(inner)
+        && !name.ends_with('-')
+        && name.len() <= 50;
+    (!fits).then(|| Violation {
+        path: "metadata.name".to_owned(),
+        message: NAME_RULE.1.trim_start_matches("metadata.name ").to_owned(),
+    })
+}
+
 /// All rules.
 pub const RULES: &[Rule] = &[
     Rule {
