@@ -1,1 +1,48 @@
 //! STUN and TURN without IO: messages, allocations, permissions, the server's state machine.
+//!
+//! Nothing here opens a socket or reads a clock. A driver passes in packets and the time, and does
+//! what it is told:
+//!
+//! 1. [`Server::handle_client`] for each message of a client. The [`ClientAction`] says whether to
+//!    send the reply, to relay the payload to a peer, or to open a relay socket and report back with
+//!    [`Server::relay_opened`], which gives the next action.
+//! 2. [`Server::route_from_peer`] once for a train of datagrams that one peer sent to one relay
+//!    socket, then [`Server::encode_to_client`] for each of them.
+//! 3. After any call, [`Server::poll_closed`] until it is `None`: those relay sockets are to be closed.
+//! 4. [`Server::handle_timeout`] when [`Server::poll_timeout`] has passed.
+//!
+//! One [`Server`] belongs to one worker and shares nothing on a packet's way with another: each has
+//! its part of the relay ports, and the secret of the nonces and the [`Quotas`] are common.
+//!
+//! The codec stands alone: [`Message`] and [`Writer`], [`channel_data`], [`framing`] for streams,
+//! and [`client`], which is what a prober or a test needs of a client.
+
+mod address;
+pub mod attributes;
+mod budget;
+pub mod channel_data;
+pub mod client;
+mod counters;
+mod error_code;
+pub mod framing;
+pub mod integrity;
+mod message;
+mod nonce;
+mod peers;
+mod ports;
+mod quotas;
+mod server;
+
+pub use attributes::Family;
+pub use budget::Rate;
+pub use counters::{Counters, Drop, Traffic};
+pub use error_code::ErrorCode;
+pub use integrity::{LongTermKey, PasswordAlgorithm};
+pub use message::{Class, Message, Method, ParseError, TransactionId, Writer};
+pub use nonce::Nonces;
+pub use peers::{PeerPolicy, Verdict};
+pub use quotas::{Limits, Quotas};
+pub use rtc_credentials::{PortRange, Transport};
+pub use server::{
+    ClientAction, Config, Flow, Now, OpenRelay, PeerRoute, RelayAddresses, RelayId, Server, Share, is_stream,
+};

@@ -1,0 +1,458 @@
+//! Allocate (RFC 8656, section 7.2). Relay sockets are the driver's to open, so an allocation may
+//! wait: [`Server::allocate`] asks for the first socket, [`Server::relay_opened`] goes on.
+
+use super::{
+    ClientAction, Flow, Now, OpenRelay, RelayId, Server, Timer,
+    allocation::{Allocation, Opening, Relay, Step},
+    auth::Authenticated,
+    requests::Request,
+};
+use crate::{
+    Class, ErrorCode, Message, Method, TransactionId, Writer,
+    attributes::{
+        self as attr, AdditionalAddressFamily, EvenPort, Family, Lifetime, RequestedAddressFamily,
+        RequestedTransport, ReservationToken,
+    },
+    ports::Wanted,
+    quotas::Ticket,
+};
+use rand::Rng;
+use std::{
+    cmp::Reverse,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+/// Ports that are tried when the system refuses them.
+const ATTEMPTS: u8 = 8;
+
+/// How long a reserved port waits (RFC 8656, section 7.2: at least 30 seconds).
+const RESERVATION_LIFETIME: Duration = Duration::from_secs(30);
+
+/// The number of UDP in REQUESTED-TRANSPORT.
+const UDP: u8 = 17;
+
+/// What a request asks for.
+enum Wish {
+    /// New relayed addresses.
+    Open(Step, Option<Step>, Option<(Family, ErrorCode)>),
+    /// The port that was reserved under this token.
+    Reserved(RelayId),
+}
+
+impl Server {
+    pub(super) fn allocate<'p>(
+        &mut self,
+        request: Request<'_, '_>,
+        existing: Option<usize>,
+        reply: &mut Vec<u8>,
+    ) -> ClientAction<'p> {
+        if let Some(index) = existing {
+            return self.allocate_again(&request, index, reply);
+        }
+        if self.alternates.is_some() {
+            let code = match self.alternate_for(request.flow) {
+                Some(_) => ErrorCode::TryAlternate,
+                None => ErrorCode::AllocationQuotaReached,
+            };
+            return self.refuse(&request, code, reply);
+        }
+        let result = self.wish(request.message).and_then(|wish| match wish {
+            Wish::Reserved(relay) => self.take_reserved(&request, relay, reply),
+            Wish::Open(step, next, error) => self.begin(&request, step, next, error),
+        });
+        result.unwrap_or_else(|code| self.refuse(&request, code, reply))
+    }
+
+    /// The same transaction gets the same answer; another one, 437.
+    fn allocate_again<'p>(
+        &mut self,
+        request: &Request<'_, '_>,
+        index: usize,
+        reply: &mut Vec<u8>,
+    ) -> ClientAction<'p> {
+        match self.allocations.get(index) {
+            Some(a) if a.transaction == request.message.id() => {
+                if a.opening.is_some() {
+                    return ClientAction::None;
+                }
+                self.announce(index, request.now.instant, request.who.sha256, reply);
+                ClientAction::Reply
+            }
+            _ => self.refuse(request, ErrorCode::AllocationMismatch, reply),
+        }
+    }
+
+    /// The checks of RFC 8656, section 7.2, in its order.
+    fn wish(&self, message: &Message<'_>) -> Result<Wish, ErrorCode> {
+        let bad = |_| ErrorCode::BadRequest;
+        match message.get::<RequestedTransport>().map_err(bad)? {
+            Some(RequestedTransport(UDP)) => {}
+            Some(_) => return Err(ErrorCode::UnsupportedTransport),
+            None => return Err(ErrorCode::BadRequest),
+        }
+        message.get::<Lifetime>().map_err(bad)?;
+        let token = message.get::<ReservationToken>().map_err(bad)?;
+        let even = message.get::<EvenPort>().map_err(bad)?;
+        let requested = message.get::<RequestedAddressFamily>().map_err(bad)?;
+        let additional = message.get::<AdditionalAddressFamily>().map_err(bad)?;
+        if let Some(ReservationToken(token)) = token {
+            if even.is_some() || requested.is_some() || additional.is_some() {
+                return Err(ErrorCode::BadRequest);
+            }
+            let relay = self.reservations.get(&token).copied();
+            return relay.map(Wish::Reserved).ok_or(ErrorCode::InsufficientCapacity);
+        }
+        if requested.is_some() && additional.is_some() {
+            return Err(ErrorCode::BadRequest);
+        }
+        let family = match requested {
+            Some(RequestedAddressFamily(family)) => family.ok_or(ErrorCode::AddressFamilyNotSupported)?,
+            None => Family::V4,
+        };
+        let reserve = even.is_some_and(|even| even.reserve_next);
+        let wanted = match even {
+            None => Wanted::Any,
+            Some(EvenPort { reserve_next: false }) => Wanted::Even,
+            Some(EvenPort { reserve_next: true }) => Wanted::Pair,
+        };
+        match additional {
+            Some(_) if reserve => return Err(ErrorCode::BadRequest),
+            Some(AdditionalAddressFamily(Some(Family::V6))) => return self.dual(wanted),
+            Some(_) => return Err(ErrorCode::BadRequest),
+            None => {}
+        }
+        self.relay_addresses.of(family).ok_or(ErrorCode::AddressFamilyNotSupported)?;
+        Ok(Wish::Open(Step::Main(family, wanted), reserve.then_some(Step::Reserve(family)), None))
+    }
+
+    /// One of each family; if there is only one, that one and the reason (RFC 8656, section 7.2, 9).
+    fn dual(&self, wanted: Wanted) -> Result<Wish, ErrorCode> {
+        let without = |family| Some((family, ErrorCode::AddressFamilyNotSupported));
+        let held = |family| self.relay_addresses.of(family).is_some();
+        match (held(Family::V4), held(Family::V6)) {
+            (true, true) => {
+                Ok(Wish::Open(Step::Main(Family::V4, wanted), Some(Step::Additional(Family::V6)), None))
+            }
+            (true, false) => Ok(Wish::Open(Step::Main(Family::V4, wanted), None, without(Family::V6))),
+            (false, true) => Ok(Wish::Open(Step::Main(Family::V6, wanted), None, without(Family::V4))),
+            (false, false) => Err(ErrorCode::AddressFamilyNotSupported),
+        }
+    }
+
+    fn begin<'p>(
+        &mut self,
+        request: &Request<'_, '_>,
+        step: Step,
+        next: Option<Step>,
+        address_error: Option<(Family, ErrorCode)>,
+    ) -> Result<ClientAction<'p>, ErrorCode> {
+        let index = self.allocations.vacant_key();
+        let ticket = self.quotas.take(&request.who.user).ok_or(ErrorCode::AllocationQuotaReached)?;
+        let open = self.open(step, None, index, ticket)?;
+        let claimed = (step == Step::Main(step.family(), Wanted::Pair)).then(|| open.port + 1);
+        let lifetime = request.message.get::<Lifetime>().ok().flatten();
+        let opening = Opening {
+            next,
+            step,
+            relay: open.relay,
+            reserved: None,
+            claimed,
+            attempts: 1,
+            lifetime: self.granted(lifetime),
+            sha256: request.who.sha256,
+        };
+        let mut allocation = self.blank(request.flow, request.message.id(), &request.who, request.now);
+        allocation.opening = Some(Box::new(opening));
+        allocation.address_error = address_error;
+        self.insert(allocation, request.who.signed_by.as_ref());
+        Ok(ClientAction::Open(open))
+    }
+
+    /// A port and an entry for one more relay socket.
+    fn open(
+        &mut self,
+        step: Step,
+        port: Option<u16>,
+        allocation: usize,
+        ticket: Ticket,
+    ) -> Result<OpenRelay, ErrorCode> {
+        let family = step.family();
+        let Some(ip) = self.relay_addresses.of(family) else {
+            port.into_iter().for_each(|port| self.ports[family as usize].give(port));
+            return Err(ErrorCode::AddressFamilyNotSupported);
+        };
+        let wanted = if let Step::Main(_, wanted) = step { wanted } else { Wanted::Any };
+        let port = port
+            .or_else(|| self.ports[family as usize].take(wanted, &mut self.rng))
+            .ok_or(ErrorCode::InsufficientCapacity)?;
+        let relay =
+            Relay { family, address: SocketAddr::new(ip, port), allocation: Some(allocation), ticket };
+        let relay = RelayId(self.relays.insert(relay) as u32);
+        Ok(OpenRelay { relay, family, port })
+    }
+
+    /// The driver has opened the relay socket that it was asked for, or could not (`false`). The
+    /// action concerns the flow whose message asked for it.
+    pub fn relay_opened<'p>(
+        &mut self,
+        now: Now,
+        relay: RelayId,
+        opened: bool,
+        reply: &mut Vec<u8>,
+    ) -> ClientAction<'p> {
+        let index = self.relays.get(relay.0 as usize).and_then(|relay| relay.allocation);
+        let Some(index) = index else {
+            self.closed.push(relay);
+            return ClientAction::None;
+        };
+        let Some(mut opening) = self.allocations.get_mut(index).and_then(|a| a.opening.take()) else {
+            return ClientAction::None;
+        };
+        let result =
+            if opened { self.opened(index, &mut opening) } else { self.try_another(index, &mut opening) };
+        match result {
+            Ok(Some(open)) => {
+                if let Some(allocation) = self.allocations.get_mut(index) {
+                    allocation.opening = Some(opening);
+                }
+                ClientAction::Open(open)
+            }
+            Ok(None) => {
+                self.finish(now, index, &opening, reply);
+                ClientAction::Reply
+            }
+            Err(code) => self.give_up_opening(index, *opening, code, reply),
+        }
+    }
+
+    /// One is open: goes on to the next, if there is one.
+    fn opened(&mut self, index: usize, opening: &mut Opening) -> Result<Option<OpenRelay>, ErrorCode> {
+        match opening.step {
+            Step::Reserve(_) => opening.reserved = Some(opening.relay),
+            Step::Main(family, _) | Step::Additional(family) => {
+                if let Some(allocation) = self.allocations.get_mut(index) {
+                    allocation.relays[family as usize] = Some(opening.relay);
+                }
+            }
+        }
+        let Some(step) = opening.next.take() else { return Ok(None) };
+        let user = self.user_of(index);
+        let result = match self.quotas.take(&user) {
+            Some(ticket) => self.open(step, opening.claimed.take(), index, ticket),
+            None => Err(ErrorCode::AllocationQuotaReached),
+        };
+        match (result, step) {
+            (Ok(open), _) => {
+                (opening.step, opening.relay, opening.attempts) = (step, open.relay, 1);
+                Ok(Some(open))
+            }
+            (Err(_), Step::Additional(family)) => {
+                self.lacks(index, family);
+                Ok(None)
+            }
+            (Err(code), _) => Err(code),
+        }
+    }
+
+    /// The system refused the port: tries another before it gives this one back.
+    fn try_another(&mut self, index: usize, opening: &mut Opening) -> Result<Option<OpenRelay>, ErrorCode> {
+        let family = opening.step.family();
+        let single = match opening.step {
+            Step::Main(_, wanted) if wanted != Wanted::Pair => Some(wanted),
+            Step::Additional(_) => Some(Wanted::Any),
+            // a pair is refused as a whole
+            _ => None,
+        };
+        let port = single
+            .filter(|_| opening.attempts < ATTEMPTS)
+            .and_then(|wanted| self.ports[family as usize].take(wanted, &mut self.rng));
+        if let (Some(port), Some(relay)) = (port, self.relays.get_mut(opening.relay.0 as usize)) {
+            let refused = relay.address.port();
+            relay.address.set_port(port);
+            self.ports[family as usize].give(refused);
+            opening.attempts += 1;
+            return Ok(Some(OpenRelay { relay: opening.relay, family, port }));
+        }
+        if matches!(opening.step, Step::Additional(_)) {
+            self.forget(opening.relay);
+            self.lacks(index, family);
+            return Ok(None);
+        }
+        Err(ErrorCode::InsufficientCapacity)
+    }
+
+    fn lacks(&mut self, index: usize, family: Family) {
+        if let Some(allocation) = self.allocations.get_mut(index) {
+            allocation.address_error = Some((family, ErrorCode::InsufficientCapacity));
+        }
+    }
+
+    /// Drops the entry of a socket that was never opened.
+    fn forget(&mut self, id: RelayId) {
+        if let Some(relay) = self.relays.try_remove(id.0 as usize) {
+            self.ports[relay.family as usize].give(relay.address.port());
+        }
+    }
+
+    fn give_up_opening<'p>(
+        &mut self,
+        index: usize,
+        opening: Opening,
+        code: ErrorCode,
+        reply: &mut Vec<u8>,
+    ) -> ClientAction<'p> {
+        let family = opening.step.family();
+        if let Some(port) = opening.claimed {
+            self.ports[family as usize].give(port);
+        }
+        self.counters.errors[code as usize] += 1;
+        reply.clear();
+        if let Some(allocation) = self.allocations.get(index) {
+            let mut w = Writer::new(reply, Class::Error, Method::ALLOCATE, allocation.transaction);
+            w.error_code(code, false);
+            self.software(Method::ALLOCATE, &mut w);
+            let key = allocation.key.expose();
+            if opening.sha256 {
+                w.integrity_sha256(key)
+            } else {
+                w.integrity_sha1(key)
+            };
+        }
+        if let Some(allocation) = self.allocations.get_mut(index) {
+            allocation.opening = Some(Box::new(opening));
+        }
+        self.remove(index);
+        ClientAction::Reply
+    }
+
+    /// All sockets are open: the allocation lives.
+    fn finish(&mut self, now: Now, index: usize, opening: &Opening, reply: &mut Vec<u8>) {
+        let token = opening.reserved.map(|relay| self.reserve(relay, now.instant));
+        if let Some(allocation) = self.allocations.get_mut(index) {
+            allocation.token = token;
+            allocation.expires = now.instant + opening.lifetime;
+        }
+        self.live(index);
+        self.announce(index, now.instant, opening.sha256, reply);
+    }
+
+    fn reserve(&mut self, relay: RelayId, now: Instant) -> [u8; 8] {
+        let token = self.rng.random();
+        if let Some(entry) = self.relays.get_mut(relay.0 as usize) {
+            entry.allocation = None;
+        }
+        self.reservations.insert(token, relay);
+        self.timers.push(Reverse((now + RESERVATION_LIFETIME, Timer::Reservation(token))));
+        token
+    }
+
+    /// The reserved port is its user's only: its ticket counts in their quota.
+    fn take_reserved<'p>(
+        &mut self,
+        request: &Request<'_, '_>,
+        relay: RelayId,
+        reply: &mut Vec<u8>,
+    ) -> Result<ClientAction<'p>, ErrorCode> {
+        let index = self.allocations.vacant_key();
+        let entry = self.relays.get_mut(relay.0 as usize).ok_or(ErrorCode::InsufficientCapacity)?;
+        if entry.ticket.user() != &*request.who.user {
+            return Err(ErrorCode::InsufficientCapacity);
+        }
+        entry.allocation = Some(index);
+        let family = entry.family;
+        self.reservations.retain(|_, reserved| *reserved != relay);
+        let lifetime = request.message.get::<Lifetime>().ok().flatten();
+        let mut allocation = self.blank(request.flow, request.message.id(), &request.who, request.now);
+        allocation.relays[family as usize] = Some(relay);
+        allocation.expires = request.now.instant + self.granted(lifetime);
+        self.insert(allocation, request.who.signed_by.as_ref());
+        self.live(index);
+        self.announce(index, request.now.instant, request.who.sha256, reply);
+        Ok(ClientAction::Reply)
+    }
+
+    fn blank(
+        &mut self,
+        flow: &Flow,
+        transaction: TransactionId,
+        who: &Authenticated,
+        now: Now,
+    ) -> Allocation {
+        self.generation += 1;
+        Allocation {
+            flow: *flow,
+            transaction,
+            generation: self.generation,
+            username: who.username.clone(),
+            key: who.key.clone(),
+            algorithm: who.algorithm,
+            relays: [None; 2],
+            expires: now.instant,
+            permissions: Vec::new(),
+            channels: Vec::new(),
+            token: None,
+            address_error: None,
+            opening: None,
+        }
+    }
+
+    fn insert(&mut self, allocation: Allocation, signed_by: Option<&rtc_credentials::KeyId>) {
+        if let Some(id) = signed_by {
+            *self.key_uses.entry(id.clone()).or_default() += 1;
+        }
+        self.by_flow.insert(allocation.flow, self.allocations.vacant_key());
+        self.allocations.insert(allocation);
+    }
+
+    fn live(&mut self, index: usize) {
+        self.counters.allocations += 1;
+        self.counters.live += 1;
+        self.schedule(index);
+    }
+
+    pub(super) fn schedule(&mut self, index: usize) {
+        if let Some(allocation) = self.allocations.get(index) {
+            let timer = Timer::Allocation(index, allocation.generation);
+            self.timers.push(Reverse((allocation.expires, timer)));
+        }
+    }
+
+    /// The success response, from what the allocation says of itself.
+    fn announce(&mut self, index: usize, now: Instant, sha256: bool, reply: &mut Vec<u8>) {
+        let Some(allocation) = self.allocations.get(index) else { return };
+        reply.clear();
+        let mut w = Writer::new(reply, Class::Success, Method::ALLOCATE, allocation.transaction);
+        for relay in allocation.relays.iter().flatten().filter_map(|id| self.relays.get(id.0 as usize)) {
+            w.xor_address(attr::XOR_RELAYED_ADDRESS, relay.address);
+        }
+        w.xor_address(attr::XOR_MAPPED_ADDRESS, allocation.flow.client);
+        let left = allocation.expires.saturating_duration_since(now);
+        w.u32(attr::LIFETIME, left.as_secs() as u32);
+        if let Some(token) = allocation.token {
+            w.raw(attr::RESERVATION_TOKEN, &token);
+        }
+        if let Some((family, code)) = allocation.address_error {
+            let code = code.code();
+            w.raw(attr::ADDRESS_ERROR_CODE, &[family.number(), 0, (code / 100) as u8, (code % 100) as u8]);
+        }
+        self.software(Method::ALLOCATE, &mut w);
+        let key = allocation.key.expose();
+        if sha256 {
+            w.integrity_sha256(key)
+        } else {
+            w.integrity_sha1(key)
+        };
+    }
+
+    /// An alternate of the client's family (RFC 8489, section 14.15).
+    pub(super) fn alternate_for(&self, flow: &Flow) -> Option<SocketAddr> {
+        let v4 = flow.client.is_ipv4();
+        self.alternates.as_ref()?.iter().find(|server| server.is_ipv4() == v4).copied()
+    }
+
+    fn user_of(&self, index: usize) -> Box<str> {
+        let username = self.allocations.get(index).map_or("", |a| &a.username);
+        rtc_credentials::parse_username(username).map_or("", |(_, user)| user).into()
+    }
+}

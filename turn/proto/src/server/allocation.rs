@@ -1,0 +1,154 @@
+//! What an allocation is (RFC 8656, section 6).
+
+use super::{Flow, RelayId};
+use crate::{
+    ErrorCode, LongTermKey, PasswordAlgorithm, PeerPolicy, TransactionId, Verdict, attributes::Family,
+    ports::Wanted, quotas::Ticket,
+};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+/// RFC 8656, section 9.
+pub(super) const PERMISSION_LIFETIME: Duration = Duration::from_secs(300);
+/// RFC 8656, section 12.
+pub(super) const CHANNEL_LIFETIME: Duration = Duration::from_secs(600);
+
+#[derive(Debug)]
+pub(super) struct Allocation {
+    pub(super) flow: Flow,
+    /// The transaction that made it, to know its retransmissions by.
+    pub(super) transaction: TransactionId,
+    /// Tells it from others that had its index.
+    pub(super) generation: u64,
+    pub(super) username: Box<str>,
+    /// The key that its first request was verified with. It outlives its key in the ring, so a call
+    /// refreshes on through a rotation.
+    pub(super) key: LongTermKey,
+    pub(super) algorithm: PasswordAlgorithm,
+    /// By family.
+    pub(super) relays: [Option<RelayId>; 2],
+    pub(super) expires: Instant,
+    pub(super) permissions: Vec<Permission>,
+    pub(super) channels: Vec<Channel>,
+    /// The port that was reserved with it, and the failure of its second family, for retransmissions.
+    pub(super) token: Option<[u8; 8]>,
+    pub(super) address_error: Option<(Family, ErrorCode)>,
+    /// `Some` until all its relay sockets are open.
+    pub(super) opening: Option<Box<Opening>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Permission {
+    pub(super) ip: IpAddr,
+    pub(super) expires: Instant,
+    pub(super) verdict: Verdict,
+}
+
+#[derive(Debug)]
+pub(super) struct Channel {
+    pub(super) number: u16,
+    pub(super) peer: SocketAddr,
+    pub(super) relay: RelayId,
+    pub(super) expires: Instant,
+    /// The end of the permission for the peer's address, kept here so that a datagram from the peer
+    /// costs one look-up.
+    pub(super) permitted_until: Instant,
+}
+
+/// A relay socket's entry.
+#[derive(Debug)]
+pub(super) struct Relay {
+    pub(super) family: Family,
+    /// As peers see it.
+    pub(super) address: SocketAddr,
+    /// `None` while it is only reserved.
+    pub(super) allocation: Option<usize>,
+    /// Whose quota it counts in.
+    pub(super) ticket: Ticket,
+}
+
+/// A relayed address that an Allocate asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// The one that the request is about; without it the request fails.
+    Main(Family, Wanted),
+    /// The second family of a dual allocation; without it the response says why.
+    Additional(Family),
+    /// The port after the main one, held for a later request.
+    Reserve(Family),
+}
+
+impl Step {
+    pub(super) fn family(self) -> Family {
+        match self {
+            Self::Main(family, _) | Self::Additional(family) | Self::Reserve(family) => family,
+        }
+    }
+}
+
+/// An Allocate whose relay sockets are being opened.
+#[derive(Debug)]
+pub(super) struct Opening {
+    /// What is to be opened after the current one.
+    pub(super) next: Option<Step>,
+    pub(super) step: Step,
+    /// The socket that the driver was asked to open.
+    pub(super) relay: RelayId,
+    /// Opened, and to become the reservation.
+    pub(super) reserved: Option<RelayId>,
+    /// The odd port of a pair that is claimed and not yet opened.
+    pub(super) claimed: Option<u16>,
+    pub(super) attempts: u8,
+    pub(super) lifetime: Duration,
+    /// Whether the response is protected by SHA-256.
+    pub(super) sha256: bool,
+}
+
+impl Opening {
+    pub(super) fn relays(&self) -> impl Iterator<Item = RelayId> + use<> {
+        [Some(self.relay), self.reserved].into_iter().flatten()
+    }
+}
+
+impl Allocation {
+    pub(super) fn relay_for(&self, ip: &IpAddr) -> Option<RelayId> {
+        self.relays[Family::of(ip) as usize]
+    }
+
+    /// Installs or refreshes a permission. `false` when there are `max` of them.
+    pub(super) fn permit(&mut self, ip: IpAddr, verdict: Verdict, now: Instant, max: usize) -> bool {
+        let expires = now + PERMISSION_LIFETIME;
+        if let Some(permission) = self.permissions.iter_mut().find(|p| p.ip == ip) {
+            permission.expires = expires;
+            permission.verdict = verdict;
+        } else {
+            if self.permissions.len() >= max {
+                self.permissions.retain(|p| p.expires > now);
+            }
+            if self.permissions.len() >= max {
+                return false;
+            }
+            self.permissions.push(Permission { ip, expires, verdict });
+        }
+        for channel in self.channels.iter_mut().filter(|c| c.peer.ip() == ip) {
+            channel.permitted_until = expires;
+        }
+        true
+    }
+
+    /// The permission that a datagram to or from `peer` needs.
+    pub(super) fn permission(&self, ip: &IpAddr, now: Instant) -> Option<&Permission> {
+        self.permissions.iter().find(|p| p.ip == *ip && p.expires > now)
+    }
+
+    /// Ends what the rules do not permit.
+    pub(super) fn enforce(&mut self, peers: &PeerPolicy) {
+        self.permissions.retain_mut(|permission| {
+            permission.verdict = peers.judge(permission.ip);
+            permission.verdict != Verdict::Denied
+        });
+        self.channels.retain(|channel| peers.permits(channel.peer));
+    }
+}

@@ -1,0 +1,131 @@
+//! Data on its way: ChannelData and Send to peers, and back (RFC 8656, sections 11 and 12).
+
+use super::{ClientAction, Flow, Now, RelayId, Server, is_stream, requests::unknown_attributes};
+use crate::{
+    Class, Drop, Message, Method, TransactionId, Verdict, Writer,
+    attributes::{self as attr, XorPeerAddress},
+    channel_data,
+};
+use rand::Rng;
+use std::net::SocketAddr;
+
+/// The longest payload that a Data indication can carry beside an IPv6 address.
+const MAX_INDICATED: usize = 65_500;
+
+/// Where datagrams from one peer go, and in what form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerRoute {
+    /// The client's flow.
+    pub flow: Flow,
+    peer: SocketAddr,
+    channel: Option<u16>,
+}
+
+impl Server {
+    /// The hot path: one look-up by flow (none within a train), one by channel.
+    pub(super) fn handle_channel_data<'p>(
+        &mut self,
+        now: Now,
+        flow: &Flow,
+        packet: &'p [u8],
+    ) -> ClientAction<'p> {
+        let Some((number, payload)) = channel_data::parse(packet) else { return self.drop(Drop::Malformed) };
+        let Some(index) = self.find(flow) else { return self.drop(Drop::NoAllocation) };
+        let Some(allocation) = self.allocations.get(index) else { return self.drop(Drop::NoAllocation) };
+        let bound = allocation.channels.iter().find(|c| c.number == number && c.expires > now.instant);
+        let Some(channel) = bound else { return self.drop(Drop::NoChannel) };
+        self.counters.to_peers[flow.transport as usize].add(payload.len());
+        ClientAction::Relay { relay: channel.relay, peer: channel.peer, payload, dont_fragment: false }
+    }
+
+    /// Never answered, whatever is wrong with it (RFC 8656, section 11.2).
+    pub(super) fn send_indication<'p>(
+        &mut self,
+        now: Now,
+        flow: &Flow,
+        message: &Message<'p>,
+    ) -> ClientAction<'p> {
+        let (Ok(Some(XorPeerAddress(peer))), Some(payload)) =
+            (message.get::<XorPeerAddress>(), message.raw(attr::DATA))
+        else {
+            return self.drop(Drop::Malformed);
+        };
+        if unknown_attributes(message).next().is_some() {
+            return self.drop(Drop::Malformed);
+        }
+        let Some(allocation) = self.find(flow).and_then(|index| self.allocations.get(index)) else {
+            return self.drop(Drop::NoAllocation);
+        };
+        let permission = allocation.permission(&peer.ip(), now.instant);
+        let (Some(permission), Some(relay)) = (permission, allocation.relay_for(&peer.ip())) else {
+            return self.drop(Drop::NoPermission);
+        };
+        if !self.may_exchange(permission.verdict, peer) {
+            return self.drop(Drop::PeerDenied);
+        }
+        self.counters.to_peers[flow.transport as usize].add(payload.len());
+        let dont_fragment = message.raw(attr::DONT_FRAGMENT).is_some();
+        ClientAction::Relay { relay, peer, payload, dont_fragment }
+    }
+
+    /// Where datagrams that `peer` sent to `relay` go (RFC 8656, section 11.3). `None` is counted as
+    /// `packets` drops.
+    pub fn route_from_peer(
+        &mut self,
+        now: Now,
+        relay: RelayId,
+        peer: SocketAddr,
+        packets: u64,
+    ) -> Option<PeerRoute> {
+        self.find_route(now, relay, peer).map_err(|why| self.counters.drops[why as usize] += packets).ok()
+    }
+
+    fn find_route(&self, now: Now, relay: RelayId, peer: SocketAddr) -> Result<PeerRoute, Drop> {
+        let allocation = self
+            .relays
+            .get(relay.0 as usize)
+            .and_then(|relay| relay.allocation)
+            .and_then(|index| self.allocations.get(index))
+            .ok_or(Drop::NoAllocation)?;
+        let bound = allocation.channels.iter().find(|c| c.peer == peer && c.expires > now.instant);
+        if let Some(channel) = bound {
+            if channel.permitted_until <= now.instant {
+                return Err(Drop::NoPermission);
+            }
+            return Ok(PeerRoute { flow: allocation.flow, peer, channel: Some(channel.number) });
+        }
+        let permission = allocation.permission(&peer.ip(), now.instant).ok_or(Drop::NoPermission)?;
+        if !self.may_exchange(permission.verdict, peer) {
+            return Err(Drop::PeerDenied);
+        }
+        Ok(PeerRoute { flow: allocation.flow, peer, channel: None })
+    }
+
+    /// Appends the message that carries `payload` to the client: ChannelData, or a Data indication.
+    /// `false`, and counted, when no message can.
+    pub fn encode_to_client(&mut self, route: &PeerRoute, payload: &[u8], out: &mut Vec<u8>) -> bool {
+        match route.channel {
+            Some(number) => channel_data::write(number, payload, is_stream(route.flow.transport), out),
+            None if payload.len() > MAX_INDICATED => {
+                self.counters.dropped(Drop::TooLong);
+                return false;
+            }
+            None => {
+                let id = TransactionId(self.rng.random());
+                Writer::new(out, Class::Indication, Method::DATA, id)
+                    .xor_address(attr::XOR_PEER_ADDRESS, route.peer)
+                    .raw(attr::DATA, payload);
+            }
+        }
+        self.counters.to_clients[route.flow.transport as usize].add(payload.len());
+        true
+    }
+
+    fn may_exchange(&self, verdict: Verdict, peer: SocketAddr) -> bool {
+        match verdict {
+            Verdict::Allowed => peer.port() != 0,
+            Verdict::RelayPortsOnly => self.peers.relay_ports.contains(peer.port()),
+            Verdict::Denied => false,
+        }
+    }
+}

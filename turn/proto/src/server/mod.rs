@@ -1,0 +1,388 @@
+//! The server's state machine: what it holds, and the ways in.
+
+mod allocate;
+mod allocation;
+mod auth;
+mod bindings;
+mod data;
+mod refresh;
+mod requests;
+
+use crate::{
+    PeerPolicy, PortRange, Quotas, Transport,
+    attributes::Family,
+    budget::{ErrorBudget, Rate},
+    channel_data,
+    counters::{Counters, Drop},
+    nonce::Nonces,
+    ports::PortPool,
+};
+use ahash::RandomState;
+use allocation::{Allocation, Relay};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use rtc_credentials::{KeyId, KeyRing};
+use slab::Slab;
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+pub use data::PeerRoute;
+
+/// The time of a call, on both clocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// For lifetimes.
+    pub instant: Instant,
+    /// Unix seconds, for credentials and nonces.
+    pub unix: u64,
+}
+
+/// Whether messages come as a stream of bytes.
+#[must_use]
+pub fn is_stream(transport: Transport) -> bool {
+    matches!(transport, Transport::Tcp | Transport::Tls)
+}
+
+/// How a client reached the server: RFC 8656's five-tuple.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Flow {
+    /// The transport.
+    pub transport: Transport,
+    /// The client's address.
+    pub client: SocketAddr,
+    /// The server's address that the client sent to.
+    pub server: SocketAddr,
+    /// The driver's name for the socket or the connection. A connection's is never used again.
+    pub link: u64,
+}
+
+/// A relay socket. The driver may use it as an index: numbers are small, and used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RelayId(pub u32);
+
+/// The addresses that relayed addresses have, as peers see them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RelayAddresses {
+    /// For IPv4; `None` answers requests for it with 440.
+    pub v4: Option<Ipv4Addr>,
+    /// For IPv6.
+    pub v6: Option<Ipv6Addr>,
+}
+
+impl RelayAddresses {
+    fn of(&self, family: Family) -> Option<IpAddr> {
+        match family {
+            Family::V4 => self.v4.map(IpAddr::V4),
+            Family::V6 => self.v6.map(IpAddr::V6),
+        }
+    }
+}
+
+/// Which share of the relay ports is this worker's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// From 0.
+    pub index: u16,
+    /// How many workers there are.
+    pub count: u16,
+}
+
+/// What does not change while a server runs.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The realm of the long-term credentials.
+    pub realm: String,
+    /// SOFTWARE in Allocate and Refresh responses; `None` leaves it out.
+    pub software: Option<String>,
+    /// All relay ports of the host.
+    pub relay_ports: PortRange,
+    /// This worker's share of them.
+    pub share: Share,
+    /// The same for all workers.
+    pub nonces: Nonces,
+    /// An allocation's lifetime when its client asks for none or for less (RFC 8656, section 3.2).
+    pub default_lifetime: Duration,
+    /// The longest lifetime that a client gets (RFC 8656, section 7.2).
+    pub max_lifetime: Duration,
+    /// Permissions, and likewise channels, that one allocation may hold.
+    pub max_permissions: usize,
+    /// Errors that an unauthenticated prefix may cause.
+    pub error_rate: Rate,
+}
+
+impl Config {
+    /// A configuration with the RFC's lifetimes, for one worker.
+    #[must_use]
+    pub fn new(realm: impl Into<String>, nonces: Nonces) -> Self {
+        Self {
+            realm: realm.into(),
+            software: Some("rtc-turn".into()),
+            relay_ports: PortRange::DYNAMIC,
+            share: Share { index: 0, count: 1 },
+            nonces,
+            default_lifetime: Duration::from_secs(600),
+            max_lifetime: Duration::from_secs(3600),
+            max_permissions: 256,
+            error_rate: Rate::default(),
+        }
+    }
+}
+
+/// A relay socket that the driver is to open, on this very port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenRelay {
+    /// What to call it in [`Server::relay_opened`].
+    pub relay: RelayId,
+    /// Its family.
+    pub family: Family,
+    /// Its port.
+    pub port: u16,
+}
+
+/// What to do about a client's message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAction<'p> {
+    /// Nothing; if it was for a reason, it is counted.
+    None,
+    /// Send what is in the reply buffer back on the flow.
+    Reply,
+    /// Send the payload from the relay socket to the peer.
+    Relay {
+        /// From where.
+        relay: RelayId,
+        /// To whom.
+        peer: SocketAddr,
+        /// What: a slice of the client's packet.
+        payload: &'p [u8],
+        /// Whether the DF bit is wanted (RFC 8656, section 14).
+        dont_fragment: bool,
+    },
+    /// Open this relay socket and call [`Server::relay_opened`].
+    Open(OpenRelay),
+}
+
+/// What is due at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    /// By index and generation.
+    Allocation(usize, u64),
+    Reservation([u8; 8]),
+}
+
+/// One worker's server.
+#[derive(Debug)]
+pub struct Server {
+    config: Config,
+    keys: Arc<KeyRing>,
+    peers: Arc<PeerPolicy>,
+    quotas: Arc<Quotas>,
+    relay_addresses: RelayAddresses,
+    /// `Some` while draining: servers that take new allocations.
+    alternates: Option<Arc<[SocketAddr]>>,
+    allocations: Slab<Allocation>,
+    by_flow: HashMap<Flow, usize, RandomState>,
+    /// The flow of the last message and its allocation: trains look up once.
+    last: Option<(Flow, usize)>,
+    relays: Slab<Relay>,
+    reservations: HashMap<[u8; 8], RelayId, RandomState>,
+    ports: [PortPool; 2],
+    timers: BinaryHeap<Reverse<(Instant, Timer)>>,
+    generation: u64,
+    closed: Vec<RelayId>,
+    budget: ErrorBudget,
+    counters: Counters,
+    key_uses: HashMap<KeyId, u64>,
+    rng: StdRng,
+}
+
+impl Server {
+    /// A server without allocations. `seed` is to be random and a worker's own: it draws ports,
+    /// tokens and hashes.
+    #[must_use]
+    pub fn new(
+        config: Config,
+        keys: Arc<KeyRing>,
+        peers: Arc<PeerPolicy>,
+        quotas: Arc<Quotas>,
+        relay_addresses: RelayAddresses,
+        seed: [u8; 32],
+    ) -> Self {
+        let mut rng = StdRng::from_seed(seed);
+        let hasher = RandomState::with_seeds(rng.random(), rng.random(), rng.random(), rng.random());
+        let pool = || PortPool::new(config.relay_ports, config.share.index, config.share.count);
+        Self {
+            keys,
+            peers,
+            quotas,
+            relay_addresses,
+            alternates: None,
+            allocations: Slab::new(),
+            by_flow: HashMap::with_hasher(hasher.clone()),
+            last: None,
+            relays: Slab::new(),
+            reservations: HashMap::with_hasher(hasher.clone()),
+            ports: [pool(), pool()],
+            timers: BinaryHeap::new(),
+            generation: 0,
+            closed: Vec::new(),
+            budget: ErrorBudget::new(config.error_rate, hasher),
+            counters: Counters::default(),
+            key_uses: HashMap::new(),
+            rng,
+            config,
+        }
+    }
+
+    /// Takes new keys. New allocations need one of them; live ones keep the key they began with.
+    pub fn set_keys(&mut self, keys: Arc<KeyRing>) {
+        self.key_uses.retain(|id, _| keys.get(id).is_some());
+        self.keys = keys;
+    }
+
+    /// Takes new rules; permissions and channels that they do not permit end at once.
+    pub fn set_peers(&mut self, peers: Arc<PeerPolicy>) {
+        for (_, allocation) in &mut self.allocations {
+            allocation.enforce(&peers);
+        }
+        self.peers = peers;
+    }
+
+    /// Takes new relayed addresses, for new allocations.
+    pub fn set_relay_addresses(&mut self, addresses: RelayAddresses) {
+        self.relay_addresses = addresses;
+    }
+
+    /// Refuses new allocations from now on, with 300 and one of the alternates of the client's
+    /// family, or with 486 when there is none. What lives, lives on.
+    pub fn drain(&mut self, alternates: Arc<[SocketAddr]>) {
+        self.alternates = Some(alternates);
+    }
+
+    /// What has been counted.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The driver's part of the counters: packets that it could not send.
+    pub fn count_drop(&mut self, why: Drop) {
+        self.counters.dropped(why);
+    }
+
+    /// How many allocations each key of the ring began.
+    pub fn key_uses(&self) -> impl Iterator<Item = (&KeyId, u64)> {
+        self.key_uses.iter().map(|(id, uses)| (id, *uses))
+    }
+
+    /// One message of a client: a datagram, or a frame of a stream. `reply` is cleared first, and
+    /// holds what to send when the action is [`ClientAction::Reply`].
+    pub fn handle_client<'p>(
+        &mut self,
+        now: Now,
+        flow: &Flow,
+        packet: &'p [u8],
+        reply: &mut Vec<u8>,
+    ) -> ClientAction<'p> {
+        match packet.first() {
+            Some(&first) if channel_data::is_channel_data(first) => {
+                self.handle_channel_data(now, flow, packet)
+            }
+            Some(0x00..=0x3F) => {
+                reply.clear();
+                self.handle_stun(now, flow, packet, reply)
+            }
+            _ => self.drop(Drop::Malformed),
+        }
+    }
+
+    /// A connection is closed: its allocation ends.
+    pub fn client_gone(&mut self, flow: &Flow) {
+        if let Some(index) = self.find(flow) {
+            self.remove(index);
+        }
+    }
+
+    /// The next relay socket to close. Its port may be opened again at once.
+    pub fn poll_closed(&mut self) -> Option<RelayId> {
+        self.closed.pop()
+    }
+
+    /// When [`Server::handle_timeout`] is due. It may prove to be early.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// Ends what has expired.
+    pub fn handle_timeout(&mut self, now: Now) {
+        while let Some(Reverse((at, timer))) = self.timers.peek().copied()
+            && at <= now.instant
+        {
+            self.timers.pop();
+            match timer {
+                Timer::Allocation(index, generation) => match self.allocations.get(index) {
+                    Some(a) if a.generation == generation && a.expires > now.instant => {
+                        let expires = a.expires;
+                        self.timers.push(Reverse((expires, timer)));
+                    }
+                    Some(a) if a.generation == generation => self.remove(index),
+                    _ => {}
+                },
+                Timer::Reservation(token) => {
+                    if let Some(relay) = self.reservations.remove(&token) {
+                        self.close(relay);
+                    }
+                }
+            }
+        }
+    }
+
+    /// How many relay sockets are open or asked for; none are when no allocation or reservation lives.
+    #[must_use]
+    pub fn open_relays(&self) -> usize {
+        self.relays.len()
+    }
+
+    fn find(&mut self, flow: &Flow) -> Option<usize> {
+        if let Some((last, index)) = &self.last
+            && last == flow
+        {
+            return Some(*index);
+        }
+        let index = *self.by_flow.get(flow)?;
+        self.last = Some((*flow, index));
+        Some(index)
+    }
+
+    /// Ends an allocation: its relay sockets close and their ports come back.
+    fn remove(&mut self, index: usize) {
+        let Some(allocation) = self.allocations.try_remove(index) else { return };
+        self.by_flow.remove(&allocation.flow);
+        self.last = None;
+        if allocation.opening.is_none() {
+            self.counters.live -= 1;
+        }
+        for relay in allocation.relays.into_iter().flatten() {
+            self.close(relay);
+        }
+        if let Some(opening) = allocation.opening {
+            opening.relays().for_each(|relay| self.close(relay));
+        }
+    }
+
+    fn close(&mut self, id: RelayId) {
+        if let Some(relay) = self.relays.try_remove(id.0 as usize) {
+            self.ports[relay.family as usize].give(relay.address.port());
+            self.closed.push(id);
+        }
+    }
+
+    fn drop<'p>(&mut self, why: Drop) -> ClientAction<'p> {
+        self.counters.dropped(why);
+        ClientAction::None
+    }
+}

@@ -1,0 +1,70 @@
+//! Refresh (RFC 8656, section 8.2), and how long an allocation lives.
+
+use super::{
+    Server,
+    requests::{Request, protect},
+};
+use crate::{
+    Class, ErrorCode, Method, Writer,
+    attributes::{self as attr, Family, Lifetime, RequestedAddressFamily},
+};
+use std::time::Duration;
+
+impl Server {
+    /// RFC 8656, sections 7.2 and 8.2: what is asked for, between the default and the maximum.
+    pub(super) fn granted(&self, asked: Option<Lifetime>) -> Duration {
+        let asked = asked.map_or(Duration::ZERO, |Lifetime(seconds)| Duration::from_secs(seconds.into()));
+        asked.min(self.config.max_lifetime).max(self.config.default_lifetime)
+    }
+
+    pub(super) fn refresh(
+        &mut self,
+        request: &Request<'_, '_>,
+        index: usize,
+        reply: &mut Vec<u8>,
+    ) -> Result<(), ErrorCode> {
+        let lifetime = request.message.get::<Lifetime>().map_err(|_| ErrorCode::BadRequest)?;
+        let family = request.message.get::<RequestedAddressFamily>().map_err(|_| ErrorCode::BadRequest)?;
+        let allocation = self.allocations.get_mut(index).ok_or(ErrorCode::AllocationMismatch)?;
+        let held = |family: Family| allocation.relays[family as usize].is_some();
+        let only = match family {
+            Some(RequestedAddressFamily(Some(family))) if held(family) => Some(family),
+            Some(_) => return Err(ErrorCode::PeerAddressFamilyMismatch),
+            None => None,
+        };
+        let granted = if lifetime == Some(Lifetime(0)) {
+            let dual = held(Family::V4) && held(Family::V6);
+            match only {
+                Some(family) if dual => self.give_up(index, family),
+                _ => self.remove(index),
+            }
+            Duration::ZERO
+        } else {
+            let granted = self.granted(lifetime);
+            if let Some(allocation) = self.allocations.get_mut(index) {
+                // a shorter lifetime needs its timer now; a longer one finds out when the old one fires
+                let sooner = request.now.instant + granted < allocation.expires;
+                allocation.expires = request.now.instant + granted;
+                if sooner {
+                    self.schedule(index);
+                }
+            }
+            granted
+        };
+        let mut w = Writer::new(reply, Class::Success, Method::REFRESH, request.message.id());
+        w.u32(attr::LIFETIME, granted.as_secs() as u32);
+        self.software(Method::REFRESH, &mut w);
+        protect(&mut w, &request.who);
+        Ok(())
+    }
+
+    /// Ends one half of a dual allocation.
+    fn give_up(&mut self, index: usize, family: Family) {
+        let Some(allocation) = self.allocations.get_mut(index) else { return };
+        allocation.permissions.retain(|p| Family::of(&p.ip) != family);
+        allocation.channels.retain(|c| Family::of(&c.peer.ip()) != family);
+        if let Some(relay) = allocation.relays[family as usize].take() {
+            self.close(relay);
+        }
+    }
+}

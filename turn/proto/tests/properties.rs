@@ -1,0 +1,183 @@
+//! For any sequence of packets and times: nothing panics, ports come back, quotas hold, and nothing is
+//! relayed without a permission.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use common::{Outcome, World, flow, peer};
+use proptest::prelude::*;
+use rtc_turn_proto::{
+    Limits, Method, attributes as attr, channel_data,
+    client::{Answer, Client},
+};
+use std::collections::HashMap;
+
+const FLOWS: u16 = 6;
+const PEERS: [&str; 5] = ["8.8.8.8:9", "8.8.8.8:10", "1.1.1.1:9", "10.0.0.1:50003", "10.0.0.1:22"];
+const QUOTA: u32 = 3;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Allocate { flow: u16, kind: u8 },
+    Refresh { flow: u16, lifetime: u32 },
+    Permit { flow: u16, peer: usize },
+    Bind { flow: u16, peer: usize, number: u16 },
+    Send { flow: u16, peer: usize },
+    Channel { flow: u16, number: u16 },
+    FromPeer { flow: u16, peer: usize },
+    Gone { flow: u16 },
+    Pass { seconds: u64 },
+    Busy { port: u16 },
+    Junk { flow: u16, bytes: Vec<u8> },
+    Mangled { flow: u16, at: usize, byte: u8 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let (f, p) = (0..FLOWS, 0..PEERS.len());
+    prop_oneof![
+        4 => (f.clone(), 0u8..5).prop_map(|(flow, kind)| Step::Allocate { flow, kind }),
+        2 => (f.clone(), prop_oneof![Just(0), Just(600), Just(3600), any::<u32>()])
+            .prop_map(|(flow, lifetime)| Step::Refresh { flow, lifetime }),
+        3 => (f.clone(), p.clone()).prop_map(|(flow, peer)| Step::Permit { flow, peer }),
+        3 => (f.clone(), p.clone(), 0x3FFFu16..0x4003)
+            .prop_map(|(flow, peer, number)| Step::Bind { flow, peer, number }),
+        4 => (f.clone(), p.clone()).prop_map(|(flow, peer)| Step::Send { flow, peer }),
+        4 => (f.clone(), 0x4000u16..0x4003).prop_map(|(flow, number)| Step::Channel { flow, number }),
+        4 => (f.clone(), p).prop_map(|(flow, peer)| Step::FromPeer { flow, peer }),
+        1 => f.clone().prop_map(|flow| Step::Gone { flow }),
+        2 => prop_oneof![Just(29u64), Just(299), Just(301), Just(601), 0u64..4000]
+            .prop_map(|seconds| Step::Pass { seconds }),
+        1 => (50_000u16..50_020).prop_map(|port| Step::Busy { port }),
+        2 => (f.clone(), proptest::collection::vec(any::<u8>(), 0..60))
+            .prop_map(|(flow, bytes)| Step::Junk { flow, bytes }),
+        2 => (f, 0usize..120, any::<u8>()).prop_map(|(flow, at, byte)| Step::Mangled { flow, at, byte }),
+    ]
+}
+
+/// What a client was told: until when it may exchange with an address, and over which channel.
+#[derive(Default)]
+struct Known {
+    permitted: HashMap<std::net::IpAddr, u64>,
+    channels: HashMap<u16, (std::net::SocketAddr, u64)>,
+}
+
+fn allocate(c: &mut Client, kind: u8) -> Vec<u8> {
+    c.request(Method::ALLOCATE, |w| {
+        w.raw(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0]);
+        match kind {
+            1 => w.raw(attr::EVEN_PORT, &[0x80]),
+            2 => w.raw(attr::EVEN_PORT, &[0]),
+            3 => w.raw(attr::ADDITIONAL_ADDRESS_FAMILY, &[2, 0, 0, 0]),
+            4 => w.raw(attr::REQUESTED_ADDRESS_FAMILY, &[2, 0, 0, 0]),
+            _ => w,
+        };
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn any_sequence_keeps_the_promises(steps in proptest::collection::vec(step(), 1..80)) {
+        let mut world = World::with(Limits { per_user: Some(QUOTA), total: Some(8) }, |_| {});
+        let mut clients: Vec<Client> = (0..FLOWS).map(|n| world.client(if n < 4 { "a" } else { "b" })).collect();
+        let mut known: Vec<Known> = (0..FLOWS).map(|_| Known::default()).collect();
+        let mut relayed: Vec<Option<std::net::SocketAddr>> = vec![None; usize::from(FLOWS)];
+        for step in steps {
+            let now = world.now.unix;
+            match step {
+                Step::Allocate { flow: n, kind } => {
+                    let i = usize::from(n);
+                    // usernames expire; a fresh one is what a client would fetch
+                    let fresh = world.client(if n < 4 { "a" } else { "b" });
+                    let mut client = fresh;
+                    if let Answer::Success { relayed: at, .. } = world.ask(&flow(n), &mut client, |c| allocate(c, kind)) {
+                        known[i] = Known::default();
+                        relayed[i] = at;
+                        clients[i] = client;
+                    }
+                }
+                Step::Refresh { flow: n, lifetime } => {
+                    let i = usize::from(n);
+                    world.ask(&flow(n), &mut clients[i], |c| c.refresh(lifetime));
+                }
+                Step::Permit { flow: n, peer: p } => {
+                    let i = usize::from(n);
+                    let target = peer(PEERS[p]);
+                    if let Answer::Success { .. } = world.ask(&flow(n), &mut clients[i], |c| c.create_permission(target)) {
+                        known[i].permitted.insert(target.ip(), now + 300);
+                    }
+                }
+                Step::Bind { flow: n, peer: p, number } => {
+                    let i = usize::from(n);
+                    let target = peer(PEERS[p]);
+                    if let Answer::Success { .. } = world.ask(&flow(n), &mut clients[i], |c| c.channel_bind(number, target)) {
+                        prop_assert_ne!(target, peer("10.0.0.1:22"));
+                        known[i].permitted.insert(target.ip(), now + 300);
+                        known[i].channels.insert(number, (target, now + 600));
+                    }
+                }
+                Step::Send { flow: n, peer: p } => {
+                    let i = usize::from(n);
+                    let target = peer(PEERS[p]);
+                    let packet = clients[i].send(target, b"x");
+                    if let Outcome::Relayed { peer: to, .. } = world.send(&flow(n), &packet) {
+                        prop_assert_eq!(to, target);
+                        prop_assert_ne!(target, peer("10.0.0.1:22"));
+                        prop_assert!(known[i].permitted.get(&target.ip()).is_some_and(|end| *end > now));
+                    }
+                }
+                Step::Channel { flow: n, number } => {
+                    let mut packet = Vec::new();
+                    channel_data::write(number, b"x", false, &mut packet);
+                    if let Outcome::Relayed { peer: to, .. } = world.send(&flow(n), &packet) {
+                        let bound = known[usize::from(n)].channels.get(&number);
+                        prop_assert!(bound.is_some_and(|(target, end)| *target == to && *end > now));
+                    }
+                }
+                Step::FromPeer { flow: n, peer: p } => {
+                    let i = usize::from(n);
+                    let from = peer(PEERS[p]);
+                    if let Some(at) = relayed[i].filter(std::net::SocketAddr::is_ipv4)
+                        && world.from_peer(at, from, b"x").is_some() {
+                        // the port may be another flow's by now, so any flow's permission counts
+                        prop_assert!(known.iter().any(|k| k.permitted.get(&from.ip()).is_some_and(|end| *end > now)));
+                        prop_assert_ne!(from, peer("10.0.0.1:22"));
+                    }
+                }
+                Step::Gone { flow: n } => {
+                    world.server.client_gone(&flow(n));
+                    world.pass(0);
+                }
+                Step::Pass { seconds } => world.pass(seconds),
+                Step::Busy { port } => {
+                    if !world.busy.remove(&port) {
+                        world.busy.insert(port);
+                    }
+                }
+                Step::Junk { flow: n, bytes } => {
+                    let relayed = matches!(world.send(&flow(n), &bytes), Outcome::Relayed { .. });
+                    prop_assert!(!relayed || bytes[0] == 0x40);
+                }
+                Step::Mangled { flow: n, at, byte } => {
+                    let mut packet = allocate(&mut clients[usize::from(n)], 3);
+                    let before = (world.server.open_relays(), packet.clone());
+                    let at = at % packet.len();
+                    packet[at] = byte;
+                    world.send(&flow(n), &packet);
+                    prop_assert!(world.server.open_relays() == before.0 || packet == before.1
+                        || at < 20 && packet[2..4] == before.1[2..4], "a forged request opened a socket");
+                }
+            }
+            for (user, held) in world.quotas.top(9) {
+                prop_assert!(held <= QUOTA, "{} holds {}", user, held);
+            }
+            prop_assert!(world.quotas.total() <= 8);
+            prop_assert_eq!(world.quotas.total() as usize, world.open.len());
+        }
+        world.pass(4000);
+        prop_assert_eq!(world.open.len(), 0, "every port came back");
+        prop_assert_eq!((world.quotas.total(), world.server.counters().live), (0, 0));
+        prop_assert_eq!(world.server.poll_timeout(), None);
+    }
+}
