@@ -10,9 +10,10 @@ use crate::report::Counts;
 ///
 /// The whole workspace is always selected, so that every run, and the build
 /// before it, shares one set of features and nothing is compiled twice.
+#[derive(Default)]
 pub(crate) struct Suite<'a> {
-    /// Features of rtc-e2e; a test program that needs others is left out.
-    pub(crate) features: &'a [&'a str],
+    /// Features to turn on, as `package/feature,…`; a test program that requires others is left out.
+    pub(crate) features: &'a str,
     /// Test programs to run; all when empty.
     pub(crate) programs: Vec<String>,
     /// What a test's name has to contain.
@@ -47,9 +48,7 @@ impl Suite<'_> {
     fn cargo(&self) -> std::process::Command {
         let mut cargo = cargo(["test", "--release", "--workspace"]);
         if !self.features.is_empty() {
-            let features =
-                self.features.iter().map(|feature| format!("rtc-e2e/{feature}")).collect::<Vec<_>>();
-            cargo.arg("--features").arg(features.join(","));
+            cargo.args(["--features", self.features]);
         }
         for program in &self.programs {
             cargo.args(["--test", program]);

@@ -11,7 +11,8 @@ use crate::{crds, kind, tools};
 /// What to run.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Leaves out the tests on kind, which need Docker, kind, kubectl and helm
+    /// Leaves out what needs Kubernetes' tools: charts, the tests with an API server of their
+    /// own, and the tests on kind
     #[arg(long)]
     no_kind: bool,
     /// Runs only the tests with this in their names, and no other check
@@ -34,7 +35,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Ok(Counts::default())
     });
     if filter.is_none() {
-        checks(&mut report);
+        checks(&mut report, args.no_kind);
     }
     if report.step("build", || build().map(|()| Counts::default())) {
         if filter.is_none() {
@@ -46,7 +47,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// What is checked without running the product.
-fn checks(report: &mut Report) {
+fn checks(report: &mut Report, no_kind: bool) {
     let deny = tools::CargoDeny::begin();
     report.step("format", || {
         succeed(&mut cargo(["fmt", "--all", "--check"])).context("run `cargo fmt --all`")?;
@@ -61,18 +62,13 @@ fn checks(report: &mut Report) {
     report.step("licenses, bans, sources", || {
         deny.ready()?;
         // advisories change under an unchanged tree: they are another job's matter
-        succeed(&mut cargo([
-            "deny",
-            "--offline",
-            "check",
-            "--hide-inclusion-graph",
-            "bans",
-            "licenses",
-            "sources",
-        ]))?;
+        let deny = ["deny", "--log-level", "error", "check", "--hide-inclusion-graph"];
+        succeed(cargo(deny).args(["bans", "licenses", "sources"]))?;
         Ok(Counts::ONE)
     });
-    report.step("charts", || charts().map(|()| Counts::ONE));
+    if !no_kind {
+        report.step("charts", || charts().map(|()| Counts::ONE));
+    }
 }
 
 /// Builds the programs and the tests in one go, so that no later step compiles.
@@ -80,21 +76,26 @@ fn build() -> Result<()> {
     succeed(&mut cargo(["build", "--release", "--workspace", "--all-targets", "--features", FEATURES]))
 }
 
-/// The features that the end-to-end tests on a browser and on kind require.
-const FEATURES: &str = "rtc-e2e/browser,rtc-e2e/kind";
+/// The features that tests require which need more than cargo: see the manifests of those crates.
+const FEATURES: &str = "rtc-operator/apiserver,rtc-e2e/browser,rtc-e2e/kind";
 
 fn tests(report: &mut Report, filter: Option<&str>, no_kind: bool) {
     if filter.is_none() {
         report.step("browser client, under Node", suites::node);
     }
     report.step("unit and integration tests", || {
-        let assets = tools::kubebuilder_assets()?.to_string_lossy().into_owned();
-        let env = vec![("KUBEBUILDER_ASSETS", assets)];
-        Suite { features: &[], programs: Vec::new(), filter, env }.run()
+        let mut suite = Suite { filter, ..Suite::default() };
+        if !no_kind {
+            suite.features = "rtc-operator/apiserver";
+            suite
+                .env
+                .push(("KUBEBUILDER_ASSETS", tools::kubebuilder_assets()?.to_string_lossy().into_owned()));
+        }
+        suite.run()
     });
     report.step("end to end, in browsers", || {
         let programs = suites::programs_requiring("browser")?;
-        Suite { features: &["browser"], programs, filter, env: Vec::new() }.run()
+        Suite { features: "rtc-e2e/browser", programs, filter, ..Suite::default() }.run()
     });
     if !no_kind {
         on_kind(report, filter);
@@ -103,9 +104,9 @@ fn tests(report: &mut Report, filter: Option<&str>, no_kind: bool) {
 
 fn on_kind(report: &mut Report, filter: Option<&str>) {
     let mut suite = None;
-    if !report.step("which tests need a cluster", || {
+    if !report.step("kind: which tests", || {
         let programs = suites::programs_requiring("kind")?;
-        let found = Suite { features: &["browser", "kind"], programs, filter, env: Vec::new() };
+        let found = Suite { features: "rtc-e2e/browser,rtc-e2e/kind", programs, filter, ..Suite::default() };
         suite = found.matches()?.then_some(found);
         Ok(Counts::default())
     }) {
