@@ -88,12 +88,12 @@ pub(crate) fn run(offload: bool) -> Result<()> {
             match event.data.u64() {
                 CLIENTS => {
                     received.receive(forwarder.clients.as_fd()).ok();
-                    forwarder.from_clients(&received)?;
+                    forwarder.forward_to_peers(&received)?;
                 }
                 relay => {
                     let index = relay as usize;
                     received.receive(forwarder.relays[index].socket.as_fd()).ok();
-                    forwarder.to_client(index, &received);
+                    forwarder.forward_to_client(index, &received);
                 }
             }
         }
@@ -102,7 +102,7 @@ pub(crate) fn run(offload: bool) -> Result<()> {
 
 impl Forwarder {
     /// Sends each run of messages of one client by one call, from the client's relay.
-    fn from_clients(&mut self, received: &Received) -> Result<()> {
+    fn forward_to_peers(&mut self, received: &Received) -> Result<()> {
         let mut run: Vec<Message<'_>> = Vec::with_capacity(BATCH);
         for message in received.messages() {
             if message.data.starts_with(CONTROL) {
@@ -110,25 +110,26 @@ impl Forwarder {
                 continue;
             }
             if run.first().is_some_and(|first| first.from != message.from) {
-                self.to_peer(&run);
+                self.forward_run(&run);
                 run.clear();
             }
             run.push(message);
         }
-        self.to_peer(&run);
+        self.forward_run(&run);
         Ok(())
     }
 
-    fn to_peer(&mut self, run: &[Message<'_>]) {
+    fn forward_run(&mut self, run: &[Message<'_>]) {
         let Some(index) = run.first().and_then(|first| self.by_client.get(&first.from)) else { return };
         let relay = &self.relays[*index];
         let Some(to) = relay.peer else { return };
-        let messages = run.iter().map(|message| Outgoing { data: message.data, segment: message.segment, to });
+        let messages =
+            run.iter().map(|message| Outgoing { data: message.data, segment: message.segment, to });
         // A full queue drops, as the network does; the receiver's count tells.
         self.sender.send(relay.socket.as_fd(), messages).ok();
     }
 
-    fn to_client(&mut self, index: usize, received: &Received) {
+    fn forward_to_client(&mut self, index: usize, received: &Received) {
         let to = self.relays[index].client;
         let messages =
             received.messages().map(|message| Outgoing { data: message.data, segment: message.segment, to });

@@ -24,6 +24,8 @@ pub(crate) struct Cycles {
     pub(crate) done: u64,
     /// Sessions given up for an answer that is neither success nor challenge.
     pub(crate) refused: u64,
+    /// The error code of the last such answer.
+    pub(crate) code: Option<u16>,
     /// Requests sent again.
     pub(crate) repeated: u64,
 }
@@ -120,8 +122,9 @@ impl Churn {
                 self.cycles.done += 1;
                 self.slots[index] = self.open(index)?;
             }
-            _ => {
+            (_, code) => {
                 self.cycles.refused += 1;
+                self.cycles.code = code;
                 self.slots[index] = self.open(index)?;
             }
         }

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 
 use anyhow::{Context, Result};
 
-use crate::client::{self, CHANNEL, CLIENTS, Dialect, PEERS, Session};
+use crate::client::{self, CHANNEL, Dialect, PEERS, Session};
 use crate::sys;
 
 /// Bytes of a ChannelData header (RFC 8656 section 12.4).

@@ -5,9 +5,13 @@
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use clap::ValueEnum;
 use rustix::process::{Resource, Rlimit, getrlimit, getuid, setrlimit};
 
+use crate::server::Kind;
+
 const INSIDE: &str = "RTC_BENCH_NAMESPACE";
+const READY: &str = "RTC_BENCH_READY";
 
 /// Where the bench runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,11 +30,19 @@ pub(crate) fn place() -> Option<Place> {
     }
 }
 
+/// The servers that were found ready before [`enter`].
+pub(crate) fn servers() -> Vec<Kind> {
+    let names = std::env::var(READY).unwrap_or_default();
+    names.split(',').filter_map(|name| Kind::from_str(name, false).ok()).collect()
+}
+
 /// Starts this program again, with the same arguments, in namespaces of its own, and becomes it.
+/// Servers are built before, where there is a network; it learns which are ready.
 ///
 /// # Errors
 /// When not even the same program can be started again.
-pub(crate) fn enter(wanted: bool) -> std::io::Error {
+pub(crate) fn enter(wanted: bool, ready: &[Kind]) -> std::io::Error {
+    let ready = ready.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(",");
     let mut unshare = Command::new("unshare");
     if !getuid().is_root() {
         unshare.args(["--user", "--map-root-user"]);
@@ -44,7 +56,11 @@ pub(crate) fn enter(wanted: bool) -> std::io::Error {
             Ok(output) if output.status.success() => {
                 let script = r#"ip link set lo up && exec "$0" "$@""#;
                 unshare.args(["sh", "-c", script]).arg(program);
-                return unshare.args(std::env::args_os().skip(1)).env(INSIDE, "isolated").exec();
+                return unshare
+                    .args(std::env::args_os().skip(1))
+                    .env(INSIDE, "isolated")
+                    .env(READY, ready)
+                    .exec();
             }
             Ok(output) => eprintln!(
                 "no network namespace of its own ({}): figures include this machine's \
@@ -54,7 +70,7 @@ pub(crate) fn enter(wanted: bool) -> std::io::Error {
             Err(error) => eprintln!("no network namespace of its own: unshare or ip: {error}"),
         }
     }
-    Command::new(program).args(std::env::args_os().skip(1)).env(INSIDE, "shared").exec()
+    Command::new(program).args(std::env::args_os().skip(1)).env(INSIDE, "shared").env(READY, ready).exec()
 }
 
 /// Raises the limit of open files to `wanted`, or as far as this process may; what holds now.

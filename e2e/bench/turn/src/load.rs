@@ -49,11 +49,7 @@ const fn relay(flows: usize, other: Other, shape: Shape) -> Work {
 
 /// Every load, in the order of running.
 pub(crate) const LOADS: [Load; 9] = [
-    Load {
-        name: "one-flow",
-        title: "1 flow, 120 B, saturated",
-        work: relay(1, Other::Peer, SMALL),
-    },
+    Load { name: "one-flow", title: "1 flow, 120 B, saturated", work: relay(1, Other::Peer, SMALL) },
     Load {
         name: "flows-100-small",
         title: "100 flows, 120 B, saturated",

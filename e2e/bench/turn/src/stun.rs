@@ -233,8 +233,7 @@ mod tests {
     fn integrity_length_counts_the_attribute() {
         let user = User::mint("secret", 0, 1);
         let key = user.key("bench");
-        let challenge =
-            Challenge { username: user.name, realm: "bench".into(), nonce: b"n".to_vec(), key };
+        let challenge = Challenge { username: user.name, realm: "bench".into(), nonce: b"n".to_vec(), key };
         let bytes = Request::new(Method::Refresh, 1).lifetime(0).finish(Some(&challenge));
         let length = usize::from(u16::from_be_bytes([bytes[2], bytes[3]]));
         assert_eq!(length, bytes.len() - HEADER);

@@ -51,10 +51,8 @@ impl Received {
             filled: 0,
         };
         for index in 0..BATCH {
-            batch.iovecs[index] = libc::iovec {
-                iov_base: batch.data[index * SLOT..].as_mut_ptr().cast(),
-                iov_len: SLOT,
-            };
+            batch.iovecs[index] =
+                libc::iovec { iov_base: batch.data[index * SLOT..].as_mut_ptr().cast(), iov_len: SLOT };
             let header = &mut batch.headers[index].msg_hdr;
             header.msg_iov = &raw mut batch.iovecs[index];
             header.msg_iovlen = 1;
@@ -204,12 +202,7 @@ impl Sender {
         // SAFETY: the headers point at `self`'s storage and at `messages`' bytes, which outlive the
         // call; sendmmsg only reads them.
         let sent = unsafe {
-            libc::sendmmsg(
-                socket.as_raw_fd(),
-                self.headers.as_mut_ptr(),
-                count as u32,
-                libc::MSG_DONTWAIT,
-            )
+            libc::sendmmsg(socket.as_raw_fd(), self.headers.as_mut_ptr(), count as u32, libc::MSG_DONTWAIT)
         };
         if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(sent as usize) }
     }
@@ -218,13 +211,7 @@ impl Sender {
 fn set_option(socket: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> io::Result<()> {
     // SAFETY: the option value is an int that outlives the call.
     let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            level,
-            name,
-            (&raw const value).cast(),
-            size_of::<i32>() as u32,
-        )
+        libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), size_of::<i32>() as u32)
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

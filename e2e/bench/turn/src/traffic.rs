@@ -72,8 +72,9 @@ pub(crate) struct Traffic {
     tally: Tally,
 }
 
-/// A window this long without any receipt is taken for lost.
-const STALL: Duration = Duration::from_millis(20);
+/// A window this long without any receipt is taken for lost; longer than a server may be kept from
+/// its CPU by others, since sending on would fill its queues.
+const STALL: Duration = Duration::from_millis(200);
 
 impl Traffic {
     /// Takes over flows that are set up.
@@ -87,7 +88,8 @@ impl Traffic {
                 let token = epoll::EventData::new_u64((index * 2 + side) as u64);
                 epoll::add(&epoll, &end.socket, token, epoll::EventFlags::IN)?;
                 if shape.train > 1 {
-                    sys::set_segment(end.socket.as_fd(), shape.payload + end.header).context("UDP_SEGMENT")?;
+                    sys::set_segment(end.socket.as_fd(), shape.payload + end.header)
+                        .context("UDP_SEGMENT")?;
                 }
             }
         }

@@ -1,0 +1,169 @@
+//! One measurement: a fresh server, one load, its figures.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+
+use crate::churn::Churn;
+use crate::client::Session;
+use crate::flow;
+use crate::load::{Load, Work};
+use crate::pin::Cores;
+use crate::process::{Cpu, Memory};
+use crate::server::{Kind, Running};
+use crate::traffic::{Rate, Traffic};
+
+/// What a figure says.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Metric {
+    /// CPU-seconds of the server per million delivered packets.
+    CpuPerMillion,
+    /// Packets the receivers got, per second.
+    DeliveredPerSecond,
+    /// Median of the time from send to receipt, microseconds.
+    LatencyP50,
+    /// 99th percentile of the same.
+    LatencyP99,
+    /// Allocate-and-delete cycles per CPU-second of the server.
+    CyclesPerCpuSecond,
+    /// Allocate-and-delete cycles per second.
+    CyclesPerSecond,
+    /// Resident bytes per idle allocation.
+    BytesPerAllocation,
+    /// Most resident bytes of the server.
+    PeakBytes,
+    /// Part of the server's CPU in use, 0 to 1 per core.
+    Busy,
+    /// Part of the server's CPU time spent in user mode, 0 to 1.
+    UserShare,
+    /// Part of what was sent that never came, 0 to 1.
+    Lost,
+}
+
+impl Metric {
+    /// Its unit and the factor and digits to print it with.
+    pub(crate) fn form(self) -> (&'static str, f64, usize) {
+        match self {
+            Metric::CpuPerMillion => ("CPU-s/million", 1.0, 2),
+            Metric::DeliveredPerSecond => ("delivered/s", 1.0, 0),
+            Metric::LatencyP50 => ("p50 ms", 1e-3, 3),
+            Metric::LatencyP99 => ("p99 ms", 1e-3, 3),
+            Metric::CyclesPerCpuSecond => ("cycles/CPU-s", 1.0, 0),
+            Metric::CyclesPerSecond => ("cycles/s", 1.0, 0),
+            Metric::BytesPerAllocation => ("KiB/allocation", 1.0 / 1024.0, 1),
+            Metric::PeakBytes => ("peak MiB", 1.0 / (1024.0 * 1024.0), 0),
+            Metric::Busy => ("busy %", 100.0, 0),
+            Metric::UserShare => ("user %", 100.0, 0),
+            Metric::Lost => ("lost %", 100.0, 2),
+        }
+    }
+}
+
+/// The figures of one measurement.
+pub(crate) type Figures = Vec<(Metric, f64)>;
+
+/// How long to measure, and where.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    /// Traffic before the measured time.
+    pub(crate) warm: Duration,
+    /// The measured time.
+    pub(crate) measured: Duration,
+    /// At most this many idle allocations.
+    pub(crate) idle_limit: usize,
+    /// The CPUs.
+    pub(crate) cores: Cores,
+}
+
+/// Starts `kind` anew, loads it and returns its figures.
+///
+/// # Errors
+/// When the server fails, refuses, or what it delivers is not what was sent.
+pub(crate) fn measure(kind: Kind, load: &Load, plan: &Plan) -> Result<Figures> {
+    let server = kind.start(plan.cores.server)?;
+    let figures = match load.work {
+        Work::Relay { flows, other, shape } => {
+            let flows = (0..flows).map(|number| flow::open(kind.dialect(), number, other));
+            let flows = flows.collect::<Result<Vec<_>>>();
+            let flows = flows.with_context(|| format!("setting up flows; {}", server.last_words()))?;
+            relay(&server, Traffic::new(flows, shape)?, matches!(shape.rate, Rate::PerSecond(_)), plan)
+        }
+        Work::Churn => churn(&server, plan),
+        Work::Idle { allocations } => idle(kind, &server, allocations.min(plan.idle_limit)),
+    };
+    figures.with_context(|| format!("{} under {}", kind.name(), load.name))
+}
+
+fn relay(server: &Running, mut traffic: Traffic, paced: bool, plan: &Plan) -> Result<Figures> {
+    traffic.run(plan.warm)?;
+    let (before, start) = (Cpu::of(server.pid())?, Instant::now());
+    let mut tally = traffic.run(plan.measured)?;
+    let (cpu, elapsed) = (Cpu::of(server.pid())? - before, start.elapsed());
+    if tally.corrupt > 0 {
+        bail!("{} packets arrived changed or on a flow not theirs", tally.corrupt);
+    }
+    if tally.delivered == 0 {
+        bail!("nothing arrived; {} sends refused; {}", tally.refused, server.last_words());
+    }
+    let delivered = tally.delivered as f64;
+    let mut figures = vec![
+        (Metric::CpuPerMillion, cpu.total.as_secs_f64() / delivered * 1e6),
+        (Metric::DeliveredPerSecond, delivered / elapsed.as_secs_f64()),
+    ];
+    if paced {
+        tally.latencies.sort_unstable();
+        for (metric, part) in [(Metric::LatencyP50, 0.50), (Metric::LatencyP99, 0.99)] {
+            let index = ((tally.latencies.len() - 1) as f64 * part) as usize;
+            figures.push((metric, f64::from(tally.latencies[index]) / 1e3));
+        }
+    }
+    figures.extend(usage(cpu, elapsed));
+    figures.push((Metric::Lost, tally.lost as f64 / (delivered + tally.lost as f64)));
+    Ok(figures)
+}
+
+fn usage(cpu: Cpu, elapsed: Duration) -> [(Metric, f64); 2] {
+    let busy = cpu.total.as_secs_f64() / elapsed.as_secs_f64();
+    [(Metric::Busy, busy), (Metric::UserShare, cpu.user_share())]
+}
+
+fn churn(server: &Running, plan: &Plan) -> Result<Figures> {
+    let mut churn = Churn::start()?;
+    churn.run(plan.warm)?;
+    let (before, start) = (Cpu::of(server.pid())?, Instant::now());
+    let cycles = churn.run(plan.measured)?;
+    let (cpu, elapsed) = (Cpu::of(server.pid())? - before, start.elapsed());
+    // A relay port chosen at random and found taken is a refusal now and then; more is not a server.
+    if cycles.refused * 50 > cycles.done || cycles.done == 0 {
+        let (done, refused, code) = (cycles.done, cycles.refused, cycles.code);
+        bail!("{done} cycles done, {refused} refused, last with {code:?}; {}", server.last_words());
+    }
+    let done = cycles.done as f64;
+    let mut figures = vec![
+        (Metric::CyclesPerCpuSecond, done / cpu.total.as_secs_f64()),
+        (Metric::CyclesPerSecond, done / elapsed.as_secs_f64()),
+    ];
+    figures.extend(usage(cpu, elapsed));
+    figures.push((Metric::Lost, cycles.repeated as f64 / (done * 3.0 + cycles.repeated as f64)));
+    Ok(figures)
+}
+
+fn idle(kind: Kind, server: &Running, allocations: usize) -> Result<Figures> {
+    let mut sessions = Vec::with_capacity(allocations);
+    let mut allocate = |number| -> Result<()> {
+        let mut session = Session::open(kind.dialect(), number)?;
+        session.allocate().with_context(|| format!("allocation {number} of {allocations}"))?;
+        sessions.push(session);
+        Ok(())
+    };
+    // The first allocations fill what a server sets up once.
+    let first = 10;
+    (0..first).try_for_each(&mut allocate)?;
+    let before = Memory::of(server.pid())?;
+    (first..first + allocations).try_for_each(&mut allocate)?;
+    let after = Memory::of(server.pid())?;
+    let grown = after.resident.saturating_sub(before.resident) as f64;
+    Ok(vec![(Metric::BytesPerAllocation, grown / allocations as f64), (Metric::PeakBytes, after.peak as f64)])
+}
