@@ -1,0 +1,145 @@
+//! The TURN pods, on the network of their nodes.
+
+use serde_json::{Value, json};
+
+use super::{
+    ADMIN_PORT_ANNOTATION, Build, Desired, KEYS_DIR, Kind, TEMPLATE_LABEL, TURN_DIR, fingerprint, pod,
+};
+
+/// Ports below this one can only be bound with a capability that a user other than root cannot be given here.
+const PRIVILEGED: u16 = 1024;
+
+/// The DaemonSet of the TURN pods.
+#[must_use]
+pub fn build(build: &Build<'_>) -> Desired {
+    let mut template = template(build);
+    pod::customise(&mut template, build.cluster.spec.turn.pod_template.as_ref());
+    let mut template = pod::compact(template);
+    // Pods carry what they were made from, so that outdated ones are known without the controller's revisions.
+    template["metadata"]["labels"][TEMPLATE_LABEL] =
+        json!(format!("{:016x}", fingerprint(&template.to_string())));
+    build.object(
+        Kind::DaemonSet,
+        "turn",
+        "turn",
+        json!({"spec": {
+            "revisionHistoryLimit": 1,
+            // The operator replaces pods itself, once their allocations have ended.
+            "updateStrategy": {"type": "OnDelete"},
+            "selector": {"matchLabels": build.selector("turn")},
+            "template": template,
+        }}),
+    )
+}
+
+/// The label that pods of this DaemonSet's current template have.
+#[must_use]
+pub fn template_of(daemonset: &Desired) -> &str {
+    daemonset.value["spec"]["template"]["metadata"]["labels"][TEMPLATE_LABEL].as_str().unwrap_or_default()
+}
+
+fn template(build: &Build<'_>) -> Value {
+    let spec = &build.cluster.spec;
+    let turn = &spec.turn;
+    let (volumes, mounts) = pod::files(build);
+    let pull_secrets: Vec<_> = spec.image.pull_secrets.iter().map(|s| json!({"name": s.name})).collect();
+    let mut ports: Vec<_> = turn
+        .listeners
+        .iter()
+        .map(|listener| {
+            let protocol = if listener.transport.over_udp() { "UDP" } else { "TCP" };
+            json!({"name": listener.name, "containerPort": listener.port, "hostPort": listener.port, "protocol": protocol})
+        })
+        .collect();
+    let admin = admin_port(build);
+    // Named as host ports, so that the scheduler keeps two clusters from one port of a node, and says so.
+    ports.push(json!({"name": "admin", "containerPort": admin, "hostPort": admin, "protocol": "TCP"}));
+    let privileged = turn.listeners.iter().any(|listener| listener.port < PRIVILEGED);
+    let mut security = pod::locked_down();
+    if privileged {
+        security["capabilities"]["add"] = json!(["NET_BIND_SERVICE"]);
+    }
+    json!({
+        "metadata": {"labels": build.labels("turn")},
+        "spec": {
+            "serviceAccountName": build.object_name("turn"),
+            "automountServiceAccountToken": false,
+            "enableServiceLinks": false,
+            "imagePullSecrets": pull_secrets,
+            "hostNetwork": true,
+            "dnsPolicy": "ClusterFirstWithHostNet",
+            "securityContext": pod::security(if privileged { 0 } else { pod::UID }),
+            "terminationGracePeriodSeconds": 30,
+            "nodeSelector": turn.placement.node_selector,
+            "tolerations": turn.placement.tolerations,
+            "affinity": turn.placement.affinity,
+            "containers": [{
+                "name": "turn",
+                "image": build.image,
+                "imagePullPolicy": spec.image.pull_policy.as_str(),
+                "command": ["rtc-turn"],
+                "args": args(build),
+                "env": [
+                    {"name": "HOST_IP", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "status.hostIP"}}},
+                    {"name": "NODE_NAME", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "spec.nodeName"}}},
+                ],
+                "ports": ports,
+                "readinessProbe": pod::probe("/readyz", 2, 3),
+                "livenessProbe": pod::probe("/healthz", 10, 3),
+                "resources": turn.resources,
+                "securityContext": security,
+                "volumeMounts": mounts,
+            }],
+            "volumes": volumes,
+        },
+    })
+}
+
+fn args(build: &Build<'_>) -> Vec<String> {
+    let turn = &build.cluster.spec.turn;
+    let mut args: Vec<_> = turn
+        .listeners
+        .iter()
+        .map(|l| format!("--listen={}://0.0.0.0:{}", l.transport.scheme(), l.port))
+        .collect();
+    args.extend([
+        "--relay-address=$(HOST_IP)".to_owned(),
+        format!("--relay-ports={}-{}", turn.relay_ports.min, turn.relay_ports.max),
+        format!("--realm={}", turn.realm),
+        format!("--keys={KEYS_DIR}"),
+        format!("--fleet-file={TURN_DIR}/{}", super::configmap::FILE),
+        "--node=$(NODE_NAME)".to_owned(),
+        format!("--admin=$(HOST_IP):{}", admin_port(build)),
+    ]);
+    args.extend(turn.peers.allow.iter().map(|range| format!("--allow-peer={}", range.as_str())));
+    args.extend(turn.peers.deny.iter().map(|range| format!("--deny-peer={}", range.as_str())));
+    if turn.quotas.allocations_per_user > 0 {
+        args.push(format!("--user-quota={}", turn.quotas.allocations_per_user));
+    }
+    args
+}
+
+/// The admin port on the nodes: as annotated, or one that another RtcCluster on the same nodes is unlikely to
+/// have, outside of the relayed and the listening ports.
+#[must_use]
+pub fn admin_port(build: &Build<'_>) -> u16 {
+    let annotations = build.cluster.metadata.annotations.iter().flatten();
+    let annotated =
+        annotations.filter(|(key, _)| *key == ADMIN_PORT_ANNOTATION).find_map(|(_, port)| port.parse().ok());
+    if let Some(port) = annotated.filter(|port| *port > 0) {
+        return port;
+    }
+    const FIRST: u16 = 20_000;
+    const COUNT: u16 = 8_000;
+    let turn = &build.cluster.spec.turn;
+    let taken = |port: u16| {
+        (turn.relay_ports.min..=turn.relay_ports.max).contains(&port)
+            || turn.listeners.iter().any(|listener| listener.port == port)
+    };
+    let namespace = build.cluster.metadata.namespace.as_deref().unwrap_or_default();
+    let start = fingerprint(&format!("{namespace}/{}", build.name)) % u64::from(COUNT);
+    let start = u16::try_from(start).unwrap_or_default();
+    let candidates = (0..COUNT).map(|step| FIRST + (start + step) % COUNT);
+    // A relay range over all of these leaves the conventional one.
+    candidates.into_iter().find(|port| !taken(*port)).unwrap_or(9641)
+}

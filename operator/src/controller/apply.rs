@@ -1,0 +1,288 @@
+//! Writes the plan, and nothing that stands as it shall.
+
+use std::{collections::HashMap, sync::Mutex};
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, ValidationDirective},
+};
+use rtc_operator_api::RtcCluster;
+use serde_json::{Value, json};
+
+use super::{
+    Context, Error, FIELD_MANAGER,
+    dereference::{DRAINING_ANNOTATION, Observed, api},
+    plan::Plan,
+    poll,
+};
+use crate::{
+    build::{Desired, FILES_ANNOTATION, Kind, fingerprint},
+    drain::Move,
+};
+
+/// The annotation that tells from what an object was last applied, so that a field that is no longer wanted is
+/// noticed, by the next operator too.
+const APPLIED_ANNOTATION: &str = "rtc-operator.dev/applied";
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Whether the key ring stands as planned.
+    pub ring: bool,
+    /// The TURN pods whose move was made.
+    pub moved: Vec<String>,
+    /// The first thing that went wrong. What does not depend on it was done all the same.
+    pub error: Option<Error>,
+}
+
+/// Objects as the API server keeps them, where that differs in notation from what was applied.
+#[derive(Default)]
+pub struct Written {
+    kept: Mutex<HashMap<String, (u64, Value)>>,
+    /// When a status was last written, in Unix seconds.
+    pub(super) statuses: Mutex<HashMap<String, u64>>,
+}
+
+/// Writes what differs.
+pub async fn apply(cluster: &RtcCluster, observed: &Observed, plan: &Plan, context: &Context) -> Outcome {
+    let mut outcome = Outcome::default();
+    if !plan.acts {
+        return outcome;
+    }
+    let namespace = cluster.namespace().unwrap_or_default();
+    for desired in &plan.objects {
+        let live = observed.object(desired.kind, &desired.name);
+        match write(cluster, &namespace, desired, live, context).await {
+            Ok(()) => outcome.ring |= desired.kind == Kind::Secret,
+            Err(error) => {
+                outcome.error.get_or_insert(error);
+                // Without the ring or the fleet, pods must not be told of them.
+                if matches!(desired.kind, Kind::Secret | Kind::ConfigMap) {
+                    return outcome;
+                }
+            }
+        }
+    }
+    for (kind, name) in &plan.remove {
+        if let Err(error) = remove(cluster, &namespace, *kind, name, observed, context).await {
+            outcome.error.get_or_insert(error);
+        }
+    }
+    for (pod, next) in &plan.moves {
+        match make(&namespace, pod, *next, observed, plan, context).await {
+            Ok(()) => outcome.moved.push(pod.clone()),
+            Err(error) => drop(outcome.error.get_or_insert(error)),
+        }
+    }
+    for pod in &plan.refresh {
+        // A kubelet looks at a pod's volumes again when the pod changes, rather than a minute later.
+        if let Err(error) = annotate(&namespace, pod, FILES_ANNOTATION, json!(plan.files), context).await {
+            outcome.error.get_or_insert(error);
+        }
+    }
+    outcome
+}
+
+async fn write(
+    cluster: &RtcCluster,
+    namespace: &str,
+    desired: &Desired,
+    live: Option<&DynamicObject>,
+    context: &Context,
+) -> Result<(), Error> {
+    let what = format!("{} {}", desired.kind.name(), desired.name);
+    if live.is_some_and(|live| !owned(cluster, live)) {
+        return Err(Error::Foreign(what));
+    }
+    let (hash, value) = stamp(desired);
+    let key = format!("{namespace}/{what}");
+    if let Some(live) = live
+        && context.written.stands(&key, hash, &value, &json!(live))
+    {
+        return Ok(());
+    }
+    let params = PatchParams {
+        field_validation: Some(ValidationDirective::Strict),
+        ..PatchParams::apply(FIELD_MANAGER).force()
+    };
+    let applied = api(context, namespace, desired.kind)
+        .patch(&desired.name, &params, &Patch::Apply(&value))
+        .await
+        .map_err(|source| Error::Apply { what: what.clone(), source: Box::new(source) })?;
+    tracing::info!(namespace, what, "applied");
+    context.metrics.wrote(desired.kind.name());
+    context.written.keep(key, hash, project(&json!(applied), &value));
+    Ok(())
+}
+
+fn owned(cluster: &RtcCluster, live: &DynamicObject) -> bool {
+    live.owner_references().iter().any(|owner| Some(&owner.uid) == cluster.metadata.uid.as_ref())
+}
+
+/// The object with the annotation that tells what it was applied from.
+fn stamp(desired: &Desired) -> (u64, Value) {
+    let mut value = desired.value.clone();
+    let version = value["metadata"].as_object_mut().and_then(|metadata| metadata.remove("resourceVersion"));
+    let hash = fingerprint(&value.to_string());
+    value["metadata"]["annotations"][APPLIED_ANNOTATION] = json!(format!("{hash:016x}"));
+    if let Some(version) = version {
+        value["metadata"]["resourceVersion"] = version;
+    }
+    (hash, value)
+}
+
+impl Written {
+    fn stands(&self, key: &str, hash: u64, desired: &Value, live: &Value) -> bool {
+        let mut desired = desired.clone();
+        if let Some(metadata) = desired["metadata"].as_object_mut() {
+            metadata.remove("resourceVersion");
+        }
+        let projection = project(live, &desired);
+        if projection == desired {
+            return true;
+        }
+        let kept = self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        kept.get(key).is_some_and(|(of, kept)| *of == hash && project(kept, &desired) == projection)
+    }
+
+    fn keep(&self, key: String, hash: u64, projection: Value) {
+        self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(key, (hash, projection));
+    }
+}
+
+/// Of `value`, the fields that `shape` has.
+fn project(value: &Value, shape: &Value) -> Value {
+    match (value, shape) {
+        (Value::Object(fields), Value::Object(shape)) => Value::Object(
+            shape
+                .iter()
+                // What is empty is not kept by the API server, and says nothing.
+                .filter_map(|(name, shape)| match fields.get(name) {
+                    Some(field) => Some((name.clone(), project(field, shape))),
+                    None if is_empty(shape) => Some((name.clone(), shape.clone())),
+                    None => None,
+                })
+                .collect(),
+        ),
+        (Value::Array(items), Value::Array(shapes)) => Value::Array(
+            items
+                .iter()
+                .enumerate()
+                .map(|(index, item)| project(item, shapes.get(index).unwrap_or(item)))
+                .collect(),
+        ),
+        (value, _) => value.clone(),
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Object(fields) => fields.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        _ => false,
+    }
+}
+
+async fn remove(
+    cluster: &RtcCluster,
+    namespace: &str,
+    kind: Kind,
+    name: &str,
+    observed: &Observed,
+    context: &Context,
+) -> Result<(), Error> {
+    let Some(live) = observed.object(kind, name).filter(|live| owned(cluster, live)) else { return Ok(()) };
+    let exactly = Preconditions { uid: live.uid(), resource_version: None };
+    let params = DeleteParams { preconditions: Some(exactly), ..DeleteParams::background() };
+    match api(context, namespace, kind).delete(name, &params).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        Err(source) => {
+            Err(Error::Apply { what: format!("{} {name}", kind.name()), source: Box::new(source) })
+        }
+        Ok(_) => {
+            tracing::info!(namespace, kind = kind.name(), name, "removed");
+            Ok(())
+        }
+    }
+}
+
+async fn make(
+    namespace: &str,
+    name: &str,
+    next: Move,
+    observed: &Observed,
+    plan: &Plan,
+    context: &Context,
+) -> Result<(), Error> {
+    match next {
+        Move::Mark => {
+            annotate(namespace, name, DRAINING_ANNOTATION, json!(observed.now.to_string()), context).await
+        }
+        Move::Unmark => annotate(namespace, name, DRAINING_ANNOTATION, Value::Null, context).await,
+        Move::Drain(deadline) => {
+            let admin = observed.turn.iter().find(|pod| pod.name == name).and_then(|pod| pod.admin);
+            if let Some((ip, port)) = admin
+                && let Err(error) = poll::drain(ip, port, &plan.ring.token, deadline).await
+            {
+                // It is asked again until its deadline; there is nothing else to do.
+                tracing::warn!(pod = name, %error, "cannot tell it to drain");
+            }
+            Ok(())
+        }
+        Move::Delete { .. } => {
+            let pods = Api::<Pod>::namespaced(context.client.clone(), namespace);
+            match pods.delete(name, &DeleteParams::default()).await {
+                Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+                Err(source) => Err(Error::Apply { what: format!("Pod {name}"), source: Box::new(source) }),
+                Ok(_) => Ok(()),
+            }
+        }
+    }
+}
+
+async fn annotate(
+    namespace: &str,
+    pod: &str,
+    key: &str,
+    value: Value,
+    context: &Context,
+) -> Result<(), Error> {
+    let pods = Api::<Pod>::namespaced(context.client.clone(), namespace);
+    let patch = json!({"metadata": {"annotations": {key: value}}});
+    match pods.patch_metadata(pod, &PatchParams::default(), &Patch::Merge(&patch)).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        Err(source) => Err(Error::Apply { what: format!("Pod {pod}"), source: Box::new(source) }),
+        Ok(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_is_known_by_its_fields_and_others_do_not_matter() {
+        let written = Written::default();
+        let desired = json!({"metadata": {"name": "a"}, "spec": {"list": [{"a": 1}], "none": {}}});
+        let live =
+            json!({"metadata": {"name": "a", "uid": "u"}, "spec": {"list": [{"a": 1, "b": 2}], "c": 3}});
+        assert!(written.stands("a", 1, &desired, &live));
+        let changed = json!({"metadata": {"name": "a"}, "spec": {"list": [{"a": 2, "b": 2}], "c": 3}});
+        assert!(!written.stands("a", 1, &desired, &changed));
+        let longer = json!({"metadata": {"name": "a"}, "spec": {"list": [{"a": 1}, {"a": 9}], "c": 3}});
+        assert!(!written.stands("a", 1, &desired, &longer));
+    }
+
+    #[test]
+    fn another_notation_of_the_api_server_is_written_once() {
+        let written = Written::default();
+        let desired = json!({"cpu": "1000m"});
+        let live = json!({"cpu": "1", "more": true});
+        assert!(!written.stands("a", 1, &desired, &live));
+        written.keep("a".into(), 1, project(&live, &desired));
+        assert!(written.stands("a", 1, &desired, &live));
+        assert!(!written.stands("a", 1, &desired, &json!({"cpu": "2"})));
+        assert!(!written.stands("a", 2, &desired, &live));
+    }
+}

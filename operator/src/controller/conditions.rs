@@ -1,0 +1,278 @@
+//! What is so and what is not, each with a reason and a sentence that says what to do. Pure.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use rtc_credentials::Waiting;
+use rtc_operator_api::RtcCluster;
+
+use super::{
+    Error,
+    dereference::Observed,
+    plan::{Plan, PlannedNode, Reason},
+    validate::Verdict,
+};
+
+/// A condition before it is compared with the last one.
+pub struct Fact {
+    kind: &'static str,
+    is: bool,
+    reason: &'static str,
+    message: String,
+}
+
+/// Numbers that the conditions are about.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    /// Signaling pods that are ready.
+    pub signaling_ready: i32,
+    /// Signaling pods that are wanted.
+    pub signaling_desired: i32,
+    /// Whether the signaling pods are all of the current template.
+    pub signaling_current: bool,
+    /// Nodes that shall run a TURN pod.
+    pub turn_desired: i32,
+    /// TURN pods of the current template.
+    pub turn_updated: i32,
+}
+
+/// All conditions.
+#[must_use]
+pub fn facts(
+    cluster: &RtcCluster,
+    observed: &Observed,
+    plan: &Plan,
+    verdict: &Verdict,
+    counts: Counts,
+    error: Option<&Error>,
+) -> Vec<Fact> {
+    let signaling = signaling(counts);
+    let turn = turn(plan, counts);
+    let keys = keys(plan);
+    let ready = ready(verdict, &signaling, &turn);
+    let progressing = progressing(counts, &keys);
+    vec![
+        ready,
+        progressing,
+        degraded(verdict, error),
+        signaling,
+        turn,
+        addresses(plan),
+        keys,
+        draining(plan),
+        paused(cluster),
+        pod_security(cluster, observed),
+    ]
+}
+
+/// Gives each fact the time of its last transition.
+#[must_use]
+pub fn conditions(
+    facts: Vec<Fact>,
+    old: &[Condition],
+    generation: Option<i64>,
+    now: &Time,
+) -> Vec<Condition> {
+    facts
+        .into_iter()
+        .map(|fact| {
+            let status = if fact.is { "True" } else { "False" };
+            let last = old.iter().find(|old| old.type_ == fact.kind && old.status == status);
+            Condition {
+                last_transition_time: last
+                    .map_or_else(|| now.clone(), |old| old.last_transition_time.clone()),
+                message: fact.message,
+                observed_generation: generation,
+                reason: fact.reason.to_owned(),
+                status: status.to_owned(),
+                type_: fact.kind.to_owned(),
+            }
+        })
+        .collect()
+}
+
+fn fact(kind: &'static str, is: bool, reason: &'static str, message: impl Into<String>) -> Fact {
+    Fact { kind, is, reason, message: message.into() }
+}
+
+fn ready(verdict: &Verdict, signaling: &Fact, turn: &Fact) -> Fact {
+    const KIND: &str = "Ready";
+    if !verdict.violations.is_empty() {
+        return fact(KIND, false, "InvalidSpec", "see condition Degraded");
+    }
+    if !verdict.refused.is_empty() {
+        return fact(KIND, false, "FieldNotSupported", "see condition Degraded");
+    }
+    match [signaling, turn].into_iter().find(|part| !part.is) {
+        Some(part) => fact(KIND, false, part.reason, part.message.clone()),
+        None => fact(KIND, true, "Available", "clients can join rooms and relay"),
+    }
+}
+
+fn progressing(counts: Counts, keys: &Fact) -> Fact {
+    const KIND: &str = "Progressing";
+    if !counts.signaling_current {
+        return fact(KIND, true, "SignalingUpdating", "signaling pods are being created or replaced");
+    }
+    if counts.turn_updated < counts.turn_desired {
+        let message =
+            format!("{}/{} TURN pods run the current template", counts.turn_updated, counts.turn_desired);
+        return fact(KIND, true, "TurnUpdating", message);
+    }
+    if !keys.is {
+        return fact(KIND, true, "KeysRotating", keys.message.clone());
+    }
+    fact(KIND, false, "Settled", "everything is as the manifest says")
+}
+
+fn degraded(verdict: &Verdict, error: Option<&Error>) -> Fact {
+    const KIND: &str = "Degraded";
+    if !verdict.violations.is_empty() {
+        let list: Vec<_> = verdict.violations.iter().map(ToString::to_string).collect();
+        return fact(
+            KIND,
+            true,
+            "InvalidSpec",
+            format!("nothing is changed until this is: {}", list.join("; ")),
+        );
+    }
+    if !verdict.refused.is_empty() {
+        let list = verdict.refused.join(", ");
+        let message =
+            format!("not supported yet, and not safe to go on without: {list}; remove it to proceed");
+        return fact(KIND, true, "FieldNotSupported", message);
+    }
+    if let Some(error) = error {
+        return fact(KIND, true, error.reason(), error.to_string());
+    }
+    if !verdict.without_effect.is_empty() {
+        let message = format!("without effect so far: {}", verdict.without_effect.join(", "));
+        return fact(KIND, true, "FieldNotSupported", message);
+    }
+    if !verdict.for_trying_out.is_empty() {
+        return fact(KIND, false, "ForTryingOut", verdict.for_trying_out.join("; "));
+    }
+    fact(KIND, false, "AsExpected", "nothing is wrong")
+}
+
+fn signaling(counts: Counts) -> Fact {
+    const KIND: &str = "SignalingAvailable";
+    let Counts { signaling_ready: ready, signaling_desired: desired, .. } = counts;
+    let message = format!("{ready}/{desired} signaling pods are ready");
+    match (ready, desired) {
+        (_, 0) => fact(KIND, false, "ScaledToZero", "spec.signaling.replicas is 0; raise it"),
+        (0, _) => fact(KIND, false, "NoPodReady", format!("{message}; see their logs and events")),
+        (ready, desired) if ready < desired => fact(KIND, true, "SomePodsReady", message),
+        _ => fact(KIND, true, "PodsReady", message),
+    }
+}
+
+fn turn(plan: &Plan, counts: Counts) -> Fact {
+    const KIND: &str = "TurnAvailable";
+    let serving = plan.nodes.iter().filter(|node| node.serving).count();
+    if serving > 0 {
+        return fact(KIND, true, "NodesServe", format!("{serving}/{} nodes serve", plan.nodes.len()));
+    }
+    if counts.turn_desired == 0 {
+        let message = "no node matches spec.turn.placement, or each has a taint that it does not tolerate";
+        return fact(KIND, false, "NoNodes", message);
+    }
+    match plan.nodes.first() {
+        Some(node) => {
+            fact(KIND, false, "NoneServes", format!("no node serves; {}: {}", node.node, why(node)))
+        }
+        None => fact(KIND, false, "NoPods", "there are no TURN pods yet; see the events of the DaemonSet"),
+    }
+}
+
+/// Why clients are not sent to a node, for people.
+#[must_use]
+pub fn why(node: &PlannedNode) -> String {
+    match &node.reason {
+        None => String::new(),
+        Some(Reason::Address(reason) | Reason::NotReady(reason)) => reason.clone(),
+        Some(Reason::Draining) => "its pod is being replaced".to_owned(),
+        Some(Reason::Cordoned) => "the node is cordoned".to_owned(),
+        Some(Reason::Keys) => "its pod has not read the key ring yet".to_owned(),
+    }
+}
+
+fn addresses(plan: &Plan) -> Fact {
+    const KIND: &str = "AddressesResolved";
+    let missing: Vec<_> = plan
+        .nodes
+        .iter()
+        .filter_map(|node| match &node.reason {
+            Some(Reason::Address(reason)) => Some(format!("{}: {reason}", node.node)),
+            _ => None,
+        })
+        .collect();
+    match missing.len() {
+        0 => fact(KIND, true, "Resolved", "every TURN node has an address"),
+        count => {
+            let more = if count > 5 { format!("; and {} more", count - 5) } else { String::new() };
+            let message = format!("{}{more}", missing[..count.min(5)].join("; "));
+            fact(KIND, false, "NodeWithoutAddress", message)
+        }
+    }
+}
+
+fn keys(plan: &Plan) -> Fact {
+    const KIND: &str = "KeyRingInSync";
+    let revision = plan.ring.ring.revision;
+    let all = plan.readers.verifiers.iter().chain(&plan.readers.signers);
+    let late: Vec<_> = all.filter(|(_, read)| *read < revision).map(|(pod, _)| pod.as_str()).collect();
+    if late.is_empty() {
+        let message = match plan.ring.waiting {
+            Waiting::Room => "the next key waits until the oldest has retired; raise rotation.interval",
+            _ => "every pod has the current keys",
+        };
+        return fact(KIND, true, "InSync", message);
+    }
+    let named = late[..late.len().min(5)].join(", ");
+    let more = if late.len() > 5 { format!(" and {} more", late.len() - 5) } else { String::new() };
+    fact(KIND, false, "PodsLate", format!("waiting for {named}{more} to read revision {revision}"))
+}
+
+fn draining(plan: &Plan) -> Fact {
+    const KIND: &str = "Draining";
+    let out: Vec<_> = plan
+        .nodes
+        .iter()
+        .filter(|node| matches!(node.reason, Some(Reason::Draining | Reason::Cordoned)))
+        .map(|node| format!("{}: {}", node.node, why(node)))
+        .collect();
+    match out.first() {
+        None => fact(KIND, false, "NoneDrains", "no node drains"),
+        Some(_) => fact(KIND, true, "NodesDrain", out[..out.len().min(5)].join("; ")),
+    }
+}
+
+fn paused(cluster: &RtcCluster) -> Fact {
+    const KIND: &str = "Paused";
+    if cluster.spec.paused {
+        fact(
+            KIND,
+            true,
+            "Paused",
+            "nothing is changed and keys do not rotate; set spec.paused: false to go on",
+        )
+    } else {
+        fact(KIND, false, "Acting", "the operator acts on this resource")
+    }
+}
+
+fn pod_security(cluster: &RtcCluster, observed: &Observed) -> Fact {
+    const KIND: &str = "PodSecurityAdmitted";
+    let namespace = cluster.metadata.namespace.as_deref().unwrap_or_default();
+    match observed.pod_security.as_deref() {
+        Some(level) if level != "privileged" => fact(
+            KIND,
+            false,
+            "HostNetworkForbidden",
+            format!(
+                "namespace {namespace} enforces {level}, which refuses pods on the host network; run `kubectl label \
+                 --overwrite namespace {namespace} pod-security.kubernetes.io/enforce=privileged`"
+            ),
+        ),
+        _ => fact(KIND, true, "Admitted", "the namespace admits pods on the host network"),
+    }
+}

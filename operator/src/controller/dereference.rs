@@ -1,0 +1,342 @@
+//! Reads everything that the later steps need. They read nothing themselves.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use futures::{StreamExt, TryStreamExt, stream};
+use k8s_openapi::{
+    ByteString,
+    api::core::v1::{Namespace, Node, Pod},
+};
+use kube::{
+    Api, ResourceExt,
+    api::{DynamicObject, ListParams},
+    core::{ApiResource, GroupVersionKind},
+};
+use rtc_credentials::Fleet;
+use rtc_operator_api::RtcCluster;
+
+use super::{
+    Context, Error,
+    poll::{self, SignalingReport, TurnReport},
+};
+use crate::{
+    build::{
+        CLUSTER_LABEL, COMPONENT_LABEL, FILES_ANNOTATION, Kind, TEMPLATE_LABEL, configmap,
+        secret::ROTATED_ANNOTATION,
+    },
+    rotation::Stored,
+};
+
+/// The annotation of a TURN pod that keeps since when it drains, in Unix seconds.
+pub const DRAINING_ANNOTATION: &str = "rtc-operator.dev/draining-since";
+/// So many pods are asked at a time.
+const POLLS_AT_A_TIME: usize = 64;
+
+/// Everything that the operator may have made for a cluster: the kind and the end of the name.
+pub const OWNED: [(Kind, &str); 12] = [
+    (Kind::Secret, "keys"),
+    (Kind::ConfigMap, "turn"),
+    (Kind::ServiceAccount, "signaling"),
+    (Kind::ServiceAccount, "turn"),
+    (Kind::ServiceAccount, "redis"),
+    (Kind::Service, "signaling"),
+    (Kind::Service, "redis"),
+    (Kind::Deployment, "signaling"),
+    (Kind::Deployment, "redis"),
+    (Kind::DaemonSet, "turn"),
+    (Kind::PodDisruptionBudget, "signaling"),
+    (Kind::PodDisruptionBudget, "redis"),
+];
+
+/// A TURN pod.
+#[derive(Clone, Debug, Default)]
+pub struct TurnPod {
+    /// Its name.
+    pub name: String,
+    /// The node that it runs on, or shall.
+    pub node: Option<String>,
+    /// Whether it is ready.
+    pub ready: bool,
+    /// Whether its container runs.
+    pub running: bool,
+    /// Whether it is being deleted.
+    pub terminating: bool,
+    /// The label of the template that it was made from.
+    pub template: String,
+    /// Which files its kubelet was told of.
+    pub files: String,
+    /// Since when it drains, in Unix seconds.
+    pub draining_since: Option<u64>,
+    /// Why it does not run, if its scheduler or kubelet says so.
+    pub trouble: Option<String>,
+    /// Where its admin port is.
+    pub admin: Option<(IpAddr, u16)>,
+    /// What it says of itself; `None` when it does not answer.
+    pub report: Option<TurnReport>,
+}
+
+impl TurnPod {
+    /// Allocations that it reports.
+    #[must_use]
+    pub fn allocations(&self) -> i64 {
+        self.report.as_ref().map_or(0, |report| report.allocations)
+    }
+}
+
+/// A signaling pod.
+#[derive(Clone, Debug, Default)]
+pub struct SignalingPod {
+    /// Its name.
+    pub name: String,
+    /// Whether its container runs, so that it may sign credentials.
+    pub running: bool,
+    /// Whether it is being deleted.
+    pub terminating: bool,
+    /// Which files its kubelet was told of.
+    pub files: String,
+    /// Where its admin port is.
+    pub admin: Option<(IpAddr, u16)>,
+    /// What it says of itself; `None` when it does not answer.
+    pub report: Option<SignalingReport>,
+}
+
+/// The world as it was read.
+#[derive(Clone, Debug, Default)]
+pub struct Observed {
+    /// When, in Unix seconds.
+    pub now: u64,
+    /// The Secret's content.
+    pub ring: Stored,
+    /// The Secret's version, so that a change in between is noticed.
+    pub ring_version: Option<String>,
+    /// The last `turn.json`.
+    pub fleet: Option<Fleet>,
+    /// The objects that exist, by kind and name.
+    pub objects: BTreeMap<(&'static str, String), DynamicObject>,
+    /// The TURN pods, by name.
+    pub turn: Vec<TurnPod>,
+    /// The signaling pods, by name.
+    pub signaling: Vec<SignalingPod>,
+    /// The nodes of the TURN pods, by name.
+    pub nodes: BTreeMap<String, Node>,
+    /// The namespace's level of Pod Security, where it enforces one.
+    pub pod_security: Option<String>,
+}
+
+impl Observed {
+    /// An object of the cluster, where it exists.
+    #[must_use]
+    pub fn object(&self, kind: Kind, name: &str) -> Option<&DynamicObject> {
+        self.objects.get(&(kind.name(), name.to_owned()))
+    }
+}
+
+/// Reads what there is for a cluster.
+///
+/// # Errors
+/// [`Error::Read`] when the API server does not answer. A pod that does not is no error.
+pub async fn dereference(cluster: &RtcCluster, context: &Context) -> Result<Observed, Error> {
+    let namespace = cluster.namespace().unwrap_or_default();
+    let objects = objects(cluster, context, &namespace).await?;
+    let name = cluster.name_any();
+    let secret = objects.get(&(Kind::Secret.name(), format!("{name}-keys")));
+    let ring = secret.map(stored).unwrap_or_default();
+    let token = ring.files.as_ref().and_then(|files| files.get(rtc_credentials::ADMIN_TOKEN_FILE));
+    let token = token.map(|token| String::from_utf8_lossy(token).trim().to_owned()).unwrap_or_default();
+    let fleet = objects
+        .get(&(Kind::ConfigMap.name(), format!("{name}-turn")))
+        .and_then(|object| object.data["data"][configmap::FILE].as_str())
+        .and_then(|text| Fleet::from_json(text.as_bytes()).ok());
+    let turn_pods = pods(context, &namespace, &name, "turn").await?;
+    let signaling_pods = pods(context, &namespace, &name, "signaling").await?;
+    let nodes = nodes(context, &turn_pods).await?;
+    let turn = stream::iter(turn_pods.iter().map(turn_pod).collect::<Vec<_>>())
+        .map(|pod| ask_turn(pod, &token))
+        .buffered(POLLS_AT_A_TIME)
+        .collect()
+        .await;
+    let signaling = stream::iter(signaling_pods.iter().map(signaling_pod).collect::<Vec<_>>())
+        .map(|pod| ask_signaling(pod, &token))
+        .buffered(POLLS_AT_A_TIME)
+        .collect()
+        .await;
+    Ok(Observed {
+        now: rtc_service::clock::unix_now(),
+        ring_version: secret.and_then(ResourceExt::resource_version),
+        ring,
+        fleet,
+        turn,
+        signaling,
+        nodes,
+        pod_security: pod_security(context, &namespace).await?,
+        objects,
+    })
+}
+
+/// A typed handle on objects of a kind.
+#[must_use]
+pub fn api(context: &Context, namespace: &str, kind: Kind) -> Api<DynamicObject> {
+    let (group, version) = kind.api_version().rsplit_once('/').unwrap_or(("", kind.api_version()));
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind.name()));
+    Api::namespaced_with(context.client.clone(), namespace, &resource)
+}
+
+async fn objects(
+    cluster: &RtcCluster,
+    context: &Context,
+    namespace: &str,
+) -> Result<BTreeMap<(&'static str, String), DynamicObject>, Error> {
+    let cluster = cluster.name_any();
+    let wanted: Vec<_> = OWNED.iter().map(|(kind, suffix)| (*kind, format!("{cluster}-{suffix}"))).collect();
+    let found: Vec<_> = stream::iter(wanted)
+        .map(|(kind, name)| async move {
+            let found = api(context, namespace, kind).get_opt(&name).await;
+            let found = found.map_err(|source| read(format!("{} {name}", kind.name()), source))?;
+            Ok::<_, Error>(found.map(|object| ((kind.name(), name), object)))
+        })
+        .buffered(OWNED.len())
+        .try_collect()
+        .await?;
+    Ok(found.into_iter().flatten().collect())
+}
+
+fn read(what: String, source: kube::Error) -> Error {
+    Error::Read { what, source: Box::new(source) }
+}
+
+fn stored(secret: &DynamicObject) -> Stored {
+    let data: BTreeMap<String, ByteString> =
+        serde_json::from_value(secret.data["data"].clone()).unwrap_or_default();
+    Stored {
+        files: Some(data.into_iter().map(|(name, content)| (name, content.0)).collect()),
+        rotated: secret.annotations().get(ROTATED_ANNOTATION).cloned(),
+    }
+}
+
+async fn pods(context: &Context, namespace: &str, cluster: &str, component: &str) -> Result<Vec<Pod>, Error> {
+    let selector = format!("{CLUSTER_LABEL}={cluster},{COMPONENT_LABEL}={component}");
+    let pods = Api::<Pod>::namespaced(context.client.clone(), namespace);
+    let mut pods = pods
+        .list(&ListParams::default().labels(&selector))
+        .await
+        .map_err(|source| read(format!("the {component} pods"), source))?
+        .items;
+    pods.sort_by_key(ResourceExt::name_any);
+    Ok(pods)
+}
+
+async fn nodes(context: &Context, pods: &[Pod]) -> Result<BTreeMap<String, Node>, Error> {
+    let names: std::collections::BTreeSet<_> = pods.iter().filter_map(node_of).collect();
+    let api = &Api::<Node>::all(context.client.clone());
+    let found: Vec<_> = stream::iter(names)
+        .map(|name| async move {
+            let node = api.get_opt(&name).await.map_err(|source| read(format!("node {name}"), source))?;
+            Ok::<_, Error>(node.map(|node| (name, node)))
+        })
+        .buffered(POLLS_AT_A_TIME)
+        .try_collect()
+        .await?;
+    Ok(found.into_iter().flatten().collect())
+}
+
+async fn pod_security(context: &Context, namespace: &str) -> Result<Option<String>, Error> {
+    let found = Api::<Namespace>::all(context.client.clone()).get_opt(namespace).await;
+    let found = found.map_err(|source| read(format!("namespace {namespace}"), source))?;
+    Ok(found.and_then(|ns| ns.labels().get("pod-security.kubernetes.io/enforce").cloned()))
+}
+
+/// The node of a pod, also of one that a DaemonSet made for a node that has not taken it yet.
+fn node_of(pod: &Pod) -> Option<String> {
+    let spec = pod.spec.as_ref()?;
+    spec.node_name.clone().or_else(|| {
+        let node = spec.affinity.as_ref()?.node_affinity.as_ref()?;
+        let terms = &node.required_during_scheduling_ignored_during_execution.as_ref()?.node_selector_terms;
+        let fields = terms.iter().flat_map(|term| term.match_fields.iter().flatten());
+        fields
+            .filter(|field| field.key == "metadata.name")
+            .find_map(|field| field.values.as_ref()?.first().cloned())
+    })
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+fn is_running(pod: &Pod) -> bool {
+    let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+    statuses.into_iter().any(|status| status.state.as_ref().is_some_and(|state| state.running.is_some()))
+}
+
+/// What the scheduler or the kubelet complains of.
+fn trouble(pod: &Pod) -> Option<String> {
+    let status = pod.status.as_ref()?;
+    let unscheduled =
+        status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled" && c.status == "False");
+    let waiting = status.container_statuses.iter().flatten().find_map(|s| s.state.as_ref()?.waiting.as_ref());
+    let waiting = waiting.filter(|waiting| waiting.reason.as_deref() != Some("ContainerCreating"));
+    unscheduled.and_then(|condition| condition.message.clone()).or_else(|| {
+        let waiting = waiting?;
+        let reason = waiting.reason.as_deref().unwrap_or("Waiting");
+        Some(format!("{reason}: {}", waiting.message.as_deref().unwrap_or("see the pod's events")))
+    })
+}
+
+fn admin(pod: &Pod) -> Option<(IpAddr, u16)> {
+    let ip = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
+    let ports = pod.spec.as_ref()?.containers.iter().flat_map(|container| container.ports.iter().flatten());
+    let port = ports.into_iter().find(|port| port.name.as_deref() == Some("admin"))?.container_port;
+    Some((ip, u16::try_from(port).ok()?))
+}
+
+fn turn_pod(pod: &Pod) -> TurnPod {
+    TurnPod {
+        name: pod.name_any(),
+        node: node_of(pod),
+        ready: is_ready(pod),
+        running: is_running(pod),
+        terminating: pod.metadata.deletion_timestamp.is_some(),
+        template: pod.labels().get(TEMPLATE_LABEL).cloned().unwrap_or_default(),
+        files: pod.annotations().get(FILES_ANNOTATION).cloned().unwrap_or_default(),
+        draining_since: pod.annotations().get(DRAINING_ANNOTATION).and_then(|since| since.parse().ok()),
+        trouble: trouble(pod),
+        admin: admin(pod),
+        report: None,
+    }
+}
+
+fn signaling_pod(pod: &Pod) -> SignalingPod {
+    SignalingPod {
+        name: pod.name_any(),
+        running: is_running(pod),
+        terminating: pod.metadata.deletion_timestamp.is_some(),
+        files: pod.annotations().get(FILES_ANNOTATION).cloned().unwrap_or_default(),
+        admin: admin(pod),
+        report: None,
+    }
+}
+
+async fn ask_signaling(mut pod: SignalingPod, token: &str) -> SignalingPod {
+    pod.report = ask(&pod.name, pod.admin.filter(|_| pod.running), token).await;
+    pod
+}
+
+async fn ask_turn(mut pod: TurnPod, token: &str) -> TurnPod {
+    pod.report = ask(&pod.name, pod.admin.filter(|_| pod.running), token).await;
+    pod
+}
+
+async fn ask<T: serde::de::DeserializeOwned>(
+    pod: &str,
+    admin: Option<(IpAddr, u16)>,
+    token: &str,
+) -> Option<T> {
+    let (ip, port) = admin?;
+    match poll::status(ip, port, token).await {
+        Ok(report) => Some(report),
+        Err(error) => {
+            tracing::debug!(pod, %error, "no status");
+            None
+        }
+    }
+}

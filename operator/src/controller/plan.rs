@@ -1,0 +1,313 @@
+//! What shall be, from what is: pure. The same inputs give the same plan, but for the bytes of new keys.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kube::ResourceExt;
+use rtc_credentials::{Fleet, FleetListener, FleetNode, PortRange, Transport, Waiting};
+use rtc_operator_api::{REVOKE_ANNOTATION, ROTATE_ANNOTATION, RtcCluster, spec};
+
+use super::{
+    Error,
+    dereference::{Observed, TurnPod},
+    validate::Verdict,
+};
+use crate::{
+    addresses::{self, Resolved},
+    build::{
+        Build, Desired, Kind, configmap, daemonset, deployment, fingerprint, poddisruptionbudget, redis,
+        secret, service, serviceaccount,
+    },
+    drain::{self, Move},
+    rotation::{self, Readers, Requests},
+};
+
+/// How often a cluster is looked at when nothing happens, in seconds.
+pub const RESYNC: u64 = 30;
+/// How often while pods are waited for, in seconds.
+const WAITING: u64 = 1;
+
+/// What shall be done.
+#[derive(Debug)]
+pub struct Plan {
+    /// Whether anything is written at all.
+    pub acts: bool,
+    /// The objects, in the order in which they are applied.
+    pub objects: Vec<Desired>,
+    /// Objects that shall no longer be.
+    pub remove: Vec<(Kind, String)>,
+    /// What happens to TURN pods, by name.
+    pub moves: BTreeMap<String, Move>,
+    /// Pods whose kubelet shall look at the files again.
+    pub refresh: Vec<String>,
+    /// What [`crate::build::FILES_ANNOTATION`] says then.
+    pub files: String,
+    /// The TURN nodes.
+    pub nodes: Vec<PlannedNode>,
+    /// The key ring.
+    pub ring: rotation::Next,
+    /// Who has read it.
+    pub readers: Readers,
+    /// The label of TURN pods that are up to date.
+    pub template: String,
+    /// When to look again, in seconds.
+    pub requeue: u64,
+}
+
+/// A TURN node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlannedNode {
+    /// Its name.
+    pub node: String,
+    /// Its pod.
+    pub pod: String,
+    /// Its addresses.
+    pub addresses: Vec<std::net::IpAddr>,
+    /// Whether clients are sent there.
+    pub serving: bool,
+    /// Why not.
+    pub reason: Option<Reason>,
+}
+
+/// Why clients are not sent to a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// No address is known for it.
+    Address(String),
+    /// Its pod is being replaced.
+    Draining,
+    /// It was cordoned.
+    Cordoned,
+    /// Its pod is not ready.
+    NotReady(String),
+    /// Its pod has not read the key that signs.
+    Keys,
+}
+
+/// Decides.
+///
+/// # Errors
+/// [`Error::Keys`] when there are no random bytes.
+pub fn plan(
+    cluster: &RtcCluster,
+    observed: &Observed,
+    verdict: &Verdict,
+    own_image: &str,
+) -> Result<Plan, Error> {
+    let build = Build::new(cluster, own_image);
+    let spec = &cluster.spec;
+    let acts = verdict.acts() && !spec.paused;
+    let readers = readers(observed);
+    let requests = Requests {
+        rotate: cluster.annotations().get(ROTATE_ANNOTATION).cloned(),
+        revoke: cluster.annotations().get(REVOKE_ANNOTATION).cloned(),
+    };
+    let ring = rotation::next(&observed.ring, &requests, &readers, &spec.credentials, observed.now)?;
+
+    let turn = daemonset::build(&build);
+    let template = daemonset::template_of(&turn).to_owned();
+    let moves = match &observed.fleet {
+        Some(fleet) => {
+            let known = signaling_knows(observed, fleet);
+            drain::plan(&observed.turn, &template, &spec.turn.update, known, observed.now)
+        }
+        None => BTreeMap::new(),
+    };
+    let signing = ring.ring.signing().map(|key| key.id.to_string());
+    let nodes = nodes(cluster, observed, &moves, signing.as_deref());
+    let fleet = fleet(cluster, &nodes);
+    let files = format!("{}-{}", ring.ring.revision, fleet.revision);
+
+    let version = observed.ring_version.as_deref();
+    let mut objects = vec![
+        secret::build(&build, &ring.ring, &ring.token, ring.rotated.as_deref(), version),
+        configmap::build(&build, &fleet),
+        serviceaccount::build(&build, "signaling"),
+        serviceaccount::build(&build, "turn"),
+    ];
+    let redis = redis::build(&build);
+    if !redis.is_empty() {
+        objects.push(serviceaccount::build(&build, "redis"));
+    }
+    objects.extend(redis);
+    objects.push(service::build(&build));
+    objects.push(deployment::build(&build));
+    objects.extend(poddisruptionbudget::build(&build));
+    objects.push(turn);
+
+    let wanted: BTreeSet<_> =
+        objects.iter().map(|object| (object.kind.name(), object.name.clone())).collect();
+    let remove = super::dereference::OWNED
+        .iter()
+        .map(|(kind, suffix)| (*kind, build.object_name(suffix)))
+        .filter(|(kind, name)| {
+            observed.object(*kind, name).is_some() && !wanted.contains(&(kind.name(), name.clone()))
+        })
+        .collect();
+    let turn_pods = observed.turn.iter().filter(|pod| !pod.terminating).map(|pod| (&pod.name, &pod.files));
+    let signaling_pods =
+        observed.signaling.iter().filter(|pod| !pod.terminating).map(|pod| (&pod.name, &pod.files));
+    let refresh = turn_pods
+        .chain(signaling_pods)
+        .filter(|(_, known)| **known != files)
+        .map(|(name, _)| name.clone())
+        .collect();
+    let requeue = requeue(observed, &ring, &moves, &nodes);
+    Ok(Plan { acts, objects, remove, moves, refresh, files, nodes, ring, readers, template, requeue })
+}
+
+/// Which ring the pods that must know it report. A draining signaling pod signs until it is gone; a TURN pod
+/// counts while clients are sent to it.
+fn readers(observed: &Observed) -> Readers {
+    let serving: BTreeSet<_> = observed
+        .fleet
+        .iter()
+        .flat_map(|fleet| fleet.nodes.iter().filter(|node| node.serving).map(|node| node.node.as_str()))
+        .collect();
+    let verifies = |pod: &&TurnPod| {
+        !pod.terminating && pod.ready && pod.node.as_deref().is_some_and(|n| serving.contains(n))
+    };
+    Readers {
+        verifiers: observed
+            .turn
+            .iter()
+            .filter(verifies)
+            .map(|pod| (pod.name.clone(), pod.report.as_ref().map_or(0, |report| report.ring.revision)))
+            .collect(),
+        signers: observed
+            .signaling
+            .iter()
+            .filter(|pod| pod.running)
+            .map(|pod| (pod.name.clone(), pod.report.as_ref().map_or(0, |report| report.ring.revision)))
+            .collect(),
+    }
+}
+
+fn signaling_knows(observed: &Observed, fleet: &Fleet) -> bool {
+    observed.signaling.iter().filter(|pod| pod.running && !pod.terminating).all(|pod| {
+        pod.report
+            .as_ref()
+            .is_some_and(|report| report.fleet_revision.as_deref() == Some(fleet.revision.as_str()))
+    })
+}
+
+fn nodes(
+    cluster: &RtcCluster,
+    observed: &Observed,
+    moves: &BTreeMap<String, Move>,
+    signing: Option<&str>,
+) -> Vec<PlannedNode> {
+    let mut by_node: BTreeMap<&str, &TurnPod> = BTreeMap::new();
+    for pod in &observed.turn {
+        let Some(node) = pod.node.as_deref() else { continue };
+        // While a pod is replaced there are two; the one that stays speaks for the node.
+        let current = by_node.entry(node).or_insert(pod);
+        if current.terminating && !pod.terminating {
+            *current = pod;
+        }
+    }
+    by_node
+        .into_iter()
+        .map(|(name, pod)| {
+            let node = observed.nodes.get(name);
+            let resolved = match node {
+                Some(node) => addresses::resolve(node, &cluster.spec.turn.addresses),
+                None => Resolved::Missing("the node is gone".to_owned()),
+            };
+            let cordoned = node.and_then(|node| node.spec.as_ref()?.unschedulable).unwrap_or(false);
+            let served = observed
+                .fleet
+                .as_ref()
+                .is_some_and(|fleet| fleet.nodes.iter().any(|node| node.node == name && node.serving));
+            let (addresses, missing) = match resolved {
+                Resolved::Found(addresses) => (addresses, None),
+                Resolved::Missing(reason) => (Vec::new(), Some(Reason::Address(reason))),
+            };
+            let reason = missing.or_else(|| excluded(pod, moves.get(&pod.name), cordoned, served, signing));
+            PlannedNode {
+                node: name.to_owned(),
+                pod: pod.name.clone(),
+                addresses,
+                serving: reason.is_none(),
+                reason,
+            }
+        })
+        .collect()
+}
+
+fn excluded(
+    pod: &TurnPod,
+    next: Option<&Move>,
+    cordoned: bool,
+    served: bool,
+    signing: Option<&str>,
+) -> Option<Reason> {
+    let leaves = matches!(next, Some(Move::Mark | Move::Drain(_) | Move::Delete { .. }));
+    let stays_out = pod.draining_since.is_some() && next != Some(&Move::Unmark);
+    let told = pod.report.as_ref().is_some_and(|report| report.draining);
+    if pod.terminating || leaves || stays_out || told {
+        return Some(Reason::Draining);
+    }
+    if cordoned {
+        return Some(Reason::Cordoned);
+    }
+    if !pod.ready {
+        let why = pod.trouble.clone().unwrap_or_else(|| "its TURN pod is not ready yet".to_owned());
+        return Some(Reason::NotReady(why));
+    }
+    // One unanswered question is no reason to send clients elsewhere; never having had the key is.
+    let verifies = pod.report.as_ref().is_some_and(|report| {
+        signing.is_some_and(|signing| report.ring.keys.iter().any(|key| key == signing))
+    });
+    (!served && !verifies).then_some(Reason::Keys)
+}
+
+fn fleet(cluster: &RtcCluster, nodes: &[PlannedNode]) -> Fleet {
+    let turn = &cluster.spec.turn;
+    let listeners = turn.listeners.iter().map(|listener| FleetListener {
+        transport: match listener.transport {
+            spec::Transport::Udp => Transport::Udp,
+            spec::Transport::Tcp => Transport::Tcp,
+            spec::Transport::Tls => Transport::Tls,
+            spec::Transport::Dtls => Transport::Dtls,
+        },
+        port: listener.port,
+    });
+    let mut fleet = Fleet {
+        revision: String::new(),
+        realm: turn.realm.clone(),
+        listeners: listeners.collect(),
+        relay_ports: PortRange { min: turn.relay_ports.min, max: turn.relay_ports.max },
+        // Those that do not serve stay legitimate peers of those that do.
+        nodes: nodes
+            .iter()
+            .filter(|node| !node.addresses.is_empty())
+            .map(|node| FleetNode {
+                node: node.node.clone(),
+                addresses: node.addresses.clone(),
+                serving: node.serving,
+            })
+            .collect(),
+    };
+    fleet.revision = format!("{:016x}", fingerprint(&fleet.to_json()));
+    fleet
+}
+
+fn requeue(
+    observed: &Observed,
+    ring: &rotation::Next,
+    moves: &BTreeMap<String, Move>,
+    nodes: &[PlannedNode],
+) -> u64 {
+    let under_way = matches!(ring.waiting, Waiting::Verifiers | Waiting::Signers)
+        || !ring.events.is_empty()
+        || !moves.is_empty()
+        || nodes.iter().any(|node| matches!(node.reason, Some(Reason::Draining | Reason::Keys)));
+    if under_way {
+        return WAITING;
+    }
+    let due = ring.next.map_or(RESYNC, |next| next.saturating_sub(observed.now));
+    due.clamp(WAITING, RESYNC)
+}
+
+#[cfg(test)]
+mod tests;

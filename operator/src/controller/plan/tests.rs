@@ -1,0 +1,188 @@
+#![allow(clippy::unwrap_used)]
+use serde_json::json;
+
+use super::*;
+use crate::controller::{
+    dereference::SignalingPod,
+    poll::{SignalingReport, SignalingRing, TurnReport, TurnRing},
+    validate::validate,
+};
+
+const IMAGE: &str = "rtc:test";
+
+fn cluster() -> RtcCluster {
+    let mut cluster = RtcCluster::new("calls", Default::default());
+    cluster.metadata.namespace = Some("default".into());
+    cluster.metadata.uid = Some("uid".into());
+    cluster
+}
+
+fn decide(cluster: &RtcCluster, observed: &Observed) -> Plan {
+    plan(cluster, observed, &validate(cluster), IMAGE).unwrap()
+}
+
+fn find<'a>(plan: &'a Plan, kind: Kind, name: &str) -> &'a Desired {
+    plan.objects.iter().find(|object| object.kind == kind && object.name == name).unwrap()
+}
+
+/// What is read after a plan was applied and pods came up on `nodes`, with everything read.
+fn after(plan: &Plan, nodes: &[&str], now: u64) -> Observed {
+    let mut observed = Observed { now, ..Observed::default() };
+    let mut files = plan.ring.ring.to_files();
+    files.insert(rtc_credentials::ADMIN_TOKEN_FILE.into(), plan.ring.token.clone().into_bytes());
+    observed.ring = crate::rotation::Stored { files: Some(files), rotated: plan.ring.rotated.clone() };
+    let json = find(plan, Kind::ConfigMap, "calls-turn").value["data"]["turn.json"].as_str().unwrap();
+    let fleet = Fleet::from_json(json.as_bytes()).unwrap();
+    let keys = plan.ring.ring.keys.iter().map(|key| key.id.to_string()).collect();
+    let ring = TurnRing { revision: plan.ring.ring.revision, keys };
+    for (index, name) in nodes.iter().enumerate() {
+        observed.turn.push(TurnPod {
+            name: format!("turn-{name}"),
+            node: Some((*name).to_owned()),
+            ready: true,
+            running: true,
+            template: plan.template.clone(),
+            files: plan.files.clone(),
+            report: Some(TurnReport { ring: ring.clone(), ..TurnReport::default() }),
+            ..TurnPod::default()
+        });
+        let address = format!("192.0.2.{}", index + 1);
+        let node = json!({
+            "metadata": {"name": name},
+            "status": {"addresses": [{"type": "InternalIP", "address": address}]}
+        });
+        observed.nodes.insert((*name).to_owned(), serde_json::from_value(node).unwrap());
+    }
+    observed.signaling.push(SignalingPod {
+        name: "signaling".into(),
+        running: true,
+        files: plan.files.clone(),
+        report: Some(SignalingReport {
+            ring: SignalingRing { revision: plan.ring.ring.revision },
+            fleet_revision: Some(fleet.revision.clone()),
+            connections: 0,
+        }),
+        ..SignalingPod::default()
+    });
+    observed.fleet = Some(fleet);
+    observed
+}
+
+/// Plans until nothing changes any more.
+fn settled(cluster: &RtcCluster, nodes: &[&str], now: u64) -> (Plan, Observed) {
+    let mut plan = decide(cluster, &Observed { now, ..Observed::default() });
+    for _ in 0..5 {
+        let observed = after(&plan, nodes, now);
+        plan = decide(cluster, &observed);
+    }
+    let observed = after(&plan, nodes, now);
+    (plan, observed)
+}
+
+#[test]
+fn nothing_is_privileged_and_no_pod_has_a_token() {
+    let plan = decide(&cluster(), &Observed::default());
+    let pods = plan.objects.iter().filter(|o| matches!(o.kind, Kind::Deployment | Kind::DaemonSet));
+    let mut seen = 0;
+    for object in pods {
+        seen += 1;
+        let pod = &object.value["spec"]["template"]["spec"];
+        assert_eq!(pod["automountServiceAccountToken"], false, "{}", object.name);
+        assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
+        assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+        for container in pod["containers"].as_array().unwrap() {
+            assert_eq!(container["securityContext"]["capabilities"], json!({"drop": ["ALL"]}));
+            assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true);
+            assert!(container["resources"]["requests"]["cpu"].is_string());
+        }
+    }
+    assert_eq!(seen, 3);
+}
+
+#[test]
+fn a_node_serves_once_its_pod_has_the_key_that_signs() {
+    let (plan, mut observed) = settled(&cluster(), &["w1", "w2"], 100);
+    assert!(plan.nodes.iter().all(|node| node.serving));
+    assert!(plan.refresh.is_empty());
+    assert_eq!(plan.requeue, RESYNC);
+    // One that is new and has not read the ring does not.
+    observed.fleet.as_mut().unwrap().nodes.retain(|node| node.node == "w1");
+    observed.turn[1].report = Some(TurnReport::default());
+    let plan = decide(&cluster(), &observed);
+    assert_eq!(plan.nodes[1].reason, Some(Reason::Keys));
+}
+
+#[test]
+fn the_same_world_gives_the_same_plan() {
+    let (first, observed) = settled(&cluster(), &["w1"], 100);
+    let again = decide(&cluster(), &observed);
+    assert_eq!(first.objects, again.objects);
+    assert!(again.moves.is_empty() && again.refresh.is_empty() && again.remove.is_empty());
+}
+
+#[test]
+fn a_changed_template_takes_one_node_out_before_anything_else() {
+    let (_, observed) = settled(&cluster(), &["w1", "w2"], 100);
+    let mut changed = cluster();
+    changed.spec.turn.realm = "other".into();
+    let plan = decide(&changed, &observed);
+    assert_eq!(plan.moves, [("turn-w1".to_owned(), Move::Mark)].into());
+    let serving: Vec<_> = plan.nodes.iter().map(|node| node.serving).collect();
+    assert_eq!(serving, [false, true]);
+    // It stays a legitimate peer of the others.
+    let text = find(&plan, Kind::ConfigMap, "calls-turn").value["data"]["turn.json"].as_str().unwrap();
+    assert_eq!(Fleet::from_json(text.as_bytes()).unwrap().nodes.len(), 2);
+}
+
+#[test]
+fn a_cordoned_node_gets_no_new_clients_and_keeps_its_pod() {
+    let (_, mut observed) = settled(&cluster(), &["w1"], 100);
+    observed.nodes.get_mut("w1").unwrap().spec =
+        Some(k8s_openapi::api::core::v1::NodeSpec { unschedulable: Some(true), ..Default::default() });
+    let plan = decide(&cluster(), &observed);
+    assert_eq!(plan.nodes[0].reason, Some(Reason::Cordoned));
+    assert!(plan.moves.is_empty());
+}
+
+#[test]
+fn pods_are_told_of_new_files_and_only_then() {
+    let (plan, mut observed) = settled(&cluster(), &["w1"], 100);
+    assert!(plan.refresh.is_empty());
+    observed.turn[0].files = "old".into();
+    assert_eq!(decide(&cluster(), &observed).refresh, ["turn-w1"]);
+}
+
+#[test]
+fn an_external_redis_takes_the_managed_one_away() {
+    let (_, mut observed) = settled(&cluster(), &["w1"], 100);
+    let existing =
+        json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "calls-redis"}});
+    let key = ("Deployment", "calls-redis".to_owned());
+    observed.objects.insert(key, serde_json::from_value(existing).unwrap());
+    let mut external = cluster();
+    external.spec.redis.external = Some(Default::default());
+    assert_eq!(decide(&external, &observed).remove, [(Kind::Deployment, "calls-redis".to_owned())]);
+    assert!(decide(&cluster(), &observed).remove.is_empty());
+}
+
+#[test]
+fn two_clusters_have_different_admin_ports_outside_of_the_relayed_ones() {
+    let port = |name: &str, min: u16| {
+        let mut cluster = cluster();
+        cluster.metadata.name = Some(name.into());
+        cluster.spec.turn.relay_ports = spec::PortRange { min, max: 65535 };
+        daemonset::admin_port(&Build::new(&cluster, IMAGE))
+    };
+    assert_ne!(port("a", 49152), port("b", 49152));
+    assert!(port("a", 20_001) == 20_000 || port("a", 20_001) == 9641);
+}
+
+#[test]
+fn a_low_port_gets_the_one_capability_that_it_needs() {
+    let mut low = cluster();
+    low.spec.turn.listeners[1].port = 443;
+    let plan = decide(&low, &Observed::default());
+    let pod = &find(&plan, Kind::DaemonSet, "calls-turn").value["spec"]["template"]["spec"];
+    let expected = json!({"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]});
+    assert_eq!(pod["containers"][0]["securityContext"]["capabilities"], expected);
+}

@@ -1,0 +1,267 @@
+//! Reports. Written only when it says something else than before.
+
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+use kube::{
+    Api, ResourceExt,
+    api::{Patch, PatchParams},
+    core::error_boundary::InvalidObject,
+};
+use rtc_credentials::{Key, KeyRing, KeyState};
+use rtc_operator_api::{
+    RtcCluster, RtcClusterStatus,
+    status::{Endpoints, KeyRingStatus, KeyStatus, NodeState, NodeStatus, SignalingStatus, TurnStatus},
+};
+use serde_json::{Value, json};
+
+use super::{
+    Context, Error, FIELD_MANAGER,
+    conditions::{self, Counts},
+    dereference::Observed,
+    plan::{Plan, Reason},
+    validate::Verdict,
+};
+use crate::build::{CLUSTER_LABEL, COMPONENT_LABEL, Kind};
+
+/// Numbers that change with every call are written at most this often, in seconds.
+const COUNTS_EVERY: u64 = 10;
+const MOST_NODES: usize = 64;
+const MOST_ENDPOINTS: usize = 32;
+
+/// The status as it shall be.
+#[must_use]
+pub fn build(
+    cluster: &RtcCluster,
+    observed: &Observed,
+    plan: &Plan,
+    verdict: &Verdict,
+    error: Option<&Error>,
+) -> RtcClusterStatus {
+    let old = cluster.status.clone().unwrap_or_default();
+    let name = cluster.name_any();
+    let counts = counts(cluster, observed, plan);
+    let facts = conditions::facts(cluster, observed, plan, verdict, counts, error);
+    let now = time(observed.now);
+    RtcClusterStatus {
+        observed_generation: cluster.metadata.generation,
+        replicas: Some(number(observed, Kind::Deployment, &format!("{name}-signaling"), "replicas")),
+        selector: Some(format!("{CLUSTER_LABEL}={name},{COMPONENT_LABEL}=signaling")),
+        signaling: Some(SignalingStatus {
+            ready: counts.signaling_ready,
+            desired: counts.signaling_desired,
+            connections: observed
+                .signaling
+                .iter()
+                .filter_map(|pod| Some(pod.report.as_ref()?.connections))
+                .sum(),
+            summary: format!("{}/{}", counts.signaling_ready, counts.signaling_desired),
+        }),
+        turn: Some(turn(observed, plan, counts)),
+        nodes: nodes(observed, plan),
+        key_ring: key_ring(cluster, observed, plan),
+        endpoints: Some(endpoints(cluster, plan)),
+        conditions: conditions::conditions(facts, &old.conditions, cluster.metadata.generation, &now),
+    }
+}
+
+fn time(unix: u64) -> Time {
+    Time(Timestamp::from_second(i64::try_from(unix).unwrap_or(i64::MAX)).unwrap_or(Timestamp::MAX))
+}
+
+fn number(observed: &Observed, kind: Kind, name: &str, field: &str) -> i32 {
+    let object = observed.object(kind, name);
+    let value = object.and_then(|object| object.data["status"][field].as_i64());
+    value.and_then(|value| i32::try_from(value).ok()).unwrap_or(0)
+}
+
+fn small(count: usize) -> i32 {
+    i32::try_from(count).unwrap_or(i32::MAX)
+}
+
+fn counts(cluster: &RtcCluster, observed: &Observed, plan: &Plan) -> Counts {
+    let name = format!("{}-signaling", cluster.name_any());
+    let desired = cluster.spec.signaling.replicas;
+    let deployment = observed.object(Kind::Deployment, &name);
+    let seen = deployment.is_some_and(|object| {
+        object.data["status"]["observedGeneration"].as_i64() == object.metadata.generation
+    });
+    let updated = number(observed, Kind::Deployment, &name, "updatedReplicas");
+    let all = number(observed, Kind::Deployment, &name, "replicas");
+    let current = observed.turn.iter().filter(|pod| !pod.terminating && pod.template == plan.template);
+    Counts {
+        signaling_ready: number(observed, Kind::Deployment, &name, "readyReplicas"),
+        signaling_desired: desired,
+        signaling_current: seen && updated == desired && all == desired,
+        turn_desired: number(
+            observed,
+            Kind::DaemonSet,
+            &format!("{}-turn", cluster.name_any()),
+            "desiredNumberScheduled",
+        ),
+        turn_updated: small(current.count()),
+    }
+}
+
+fn turn(observed: &Observed, plan: &Plan, counts: Counts) -> TurnStatus {
+    let ready = small(observed.turn.iter().filter(|pod| pod.ready && !pod.terminating).count());
+    let draining =
+        plan.nodes.iter().filter(|n| matches!(n.reason, Some(Reason::Draining | Reason::Cordoned)));
+    TurnStatus {
+        desired: counts.turn_desired,
+        ready,
+        draining: small(draining.count()),
+        updated: counts.turn_updated,
+        allocations: observed.turn.iter().map(|pod| pod.allocations()).sum(),
+        summary: format!("{ready}/{}", counts.turn_desired),
+    }
+}
+
+fn nodes(observed: &Observed, plan: &Plan) -> Vec<NodeStatus> {
+    let mut nodes: Vec<_> = plan
+        .nodes
+        .iter()
+        .map(|node| {
+            let pod = observed.turn.iter().find(|pod| pod.name == node.pod);
+            let report = pod.and_then(|pod| pod.report.as_ref());
+            NodeStatus {
+                node: node.node.clone(),
+                addresses: node.addresses.iter().map(ToString::to_string).collect(),
+                state: match &node.reason {
+                    None => NodeState::Serving,
+                    Some(Reason::Draining | Reason::Cordoned) => NodeState::Draining,
+                    Some(_) => NodeState::Excluded,
+                },
+                reason: node.reason.is_some().then(|| conditions::why(node)),
+                allocations: report.map(|report| report.allocations),
+                key_ring_revision: report.and_then(|report| i64::try_from(report.ring.revision).ok()),
+                draining_since: pod.and_then(|pod| pod.draining_since).map(time),
+            }
+        })
+        .collect();
+    nodes.sort_by(|a, b| (a.state, &a.node).cmp(&(b.state, &b.node)));
+    nodes.truncate(MOST_NODES);
+    nodes
+}
+
+fn key_ring(cluster: &RtcCluster, observed: &Observed, plan: &Plan) -> Option<KeyRingStatus> {
+    let stored;
+    let ring: &KeyRing = if plan.acts {
+        &plan.ring.ring
+    } else {
+        stored = KeyRing::from_files(observed.ring.files.as_ref()?).ok()?;
+        &stored
+    };
+    let signing = ring.signing();
+    let staged = ring.keys.iter().any(|key| key.state == KeyState::Staged);
+    let interval = cluster.spec.credentials.rotation.interval.as_secs();
+    let due = signing.filter(|_| !staged && plan.acts).map(|key| time(key.since.saturating_add(interval)));
+    let read = plan.readers.verifiers.iter().filter(|(_, revision)| *revision >= ring.revision).count();
+    Some(KeyRingStatus {
+        revision: i64::try_from(ring.revision).unwrap_or(i64::MAX),
+        signing: signing.map(|key| key.id.to_string()).unwrap_or_default(),
+        keys: ring.keys.iter().map(key).collect(),
+        acknowledged: format!("{read}/{}", plan.readers.verifiers.len()),
+        last_rotation: signing.map(|key| time(key.since)),
+        next_rotation: due,
+    })
+}
+
+fn key(key: &Key) -> KeyStatus {
+    let state = match key.state {
+        KeyState::Staged => "Staged",
+        KeyState::Signing => "Signing",
+        KeyState::Retiring => "Retiring",
+    };
+    KeyStatus { id: key.id.to_string(), state: state.to_owned(), not_after: key.not_after.map(time) }
+}
+
+fn endpoints(cluster: &RtcCluster, plan: &Plan) -> Endpoints {
+    let namespace = cluster.namespace().unwrap_or_default();
+    let serving = plan.nodes.iter().filter(|node| node.serving);
+    let turn = serving.flat_map(|node| {
+        node.addresses.iter().flat_map(|address| {
+            cluster.spec.turn.listeners.iter().map(move |listener| {
+                let host = if address.is_ipv6() { format!("[{address}]") } else { address.to_string() };
+                let scheme = if listener.transport.needs_tls() { "turns" } else { "turn" };
+                let transport = if listener.transport.over_udp() { "udp" } else { "tcp" };
+                format!("{scheme}:{host}:{}?transport={transport}", listener.port)
+            })
+        })
+    });
+    Endpoints {
+        signaling: vec![format!("http://{}-signaling.{namespace}.svc", cluster.name_any())],
+        turn: turn.take(MOST_ENDPOINTS).collect(),
+    }
+}
+
+/// Writes a status that differs.
+///
+/// # Errors
+/// [`Error::Status`]
+pub async fn write(cluster: &RtcCluster, new: RtcClusterStatus, context: &Context) -> Result<(), Error> {
+    let old = cluster.status.clone().unwrap_or_default();
+    if new == old {
+        return Ok(());
+    }
+    let key = format!("{}/{}", cluster.namespace().unwrap_or_default(), cluster.name_any());
+    let now = rtc_service::clock::unix_now();
+    {
+        let mut statuses = context.written.statuses.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let last = statuses.get(&key).copied().unwrap_or(0);
+        if without_counts(new.clone()) == without_counts(old) && now.saturating_sub(last) < COUNTS_EVERY {
+            return Ok(());
+        }
+        statuses.insert(key, now);
+    }
+    let namespace = cluster.namespace().unwrap_or_default();
+    patch(context, &namespace, &cluster.name_any(), json!(new)).await
+}
+
+fn without_counts(mut status: RtcClusterStatus) -> RtcClusterStatus {
+    if let Some(signaling) = &mut status.signaling {
+        signaling.connections = 0;
+    }
+    if let Some(turn) = &mut status.turn {
+        turn.allocations = 0;
+    }
+    for node in &mut status.nodes {
+        node.allocations = node.allocations.map(|_| 0);
+    }
+    status
+}
+
+async fn patch(context: &Context, namespace: &str, name: &str, status: Value) -> Result<(), Error> {
+    let clusters = Api::<RtcCluster>::namespaced(context.client.clone(), namespace);
+    let patch = json!({
+        "apiVersion": "rtc-operator.dev/v1alpha1",
+        "kind": "RtcCluster",
+        "metadata": {"name": name},
+        "status": status,
+    });
+    let params = PatchParams::apply(FIELD_MANAGER).force();
+    match clusters.patch_status(name, &params, &Patch::Apply(&patch)).await {
+        // It was deleted meanwhile. Applying a status creates nothing.
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        // One that cannot be read was written, and said nothing that is needed.
+        Err(kube::Error::SerdeError(_)) | Ok(_) => Ok(()),
+        Err(source) => Err(Error::Status(Box::new(source))),
+    }
+}
+
+/// Says of a resource that it cannot be read; all others go on.
+///
+/// # Errors
+/// [`Error::Status`]
+pub async fn not_understood(context: &Context, invalid: &InvalidObject) -> Result<(), Error> {
+    let now = time(rtc_service::clock::unix_now());
+    let message = format!(
+        "{}; nothing is changed until this is: the CustomResourceDefinition may be newer or older than the operator",
+        invalid.error
+    );
+    let condition = |kind: &str, status: &str| {
+        json!({"type": kind, "status": status, "reason": "NotUnderstood", "message": message,
+               "lastTransitionTime": now, "observedGeneration": invalid.metadata.generation})
+    };
+    let status = json!({"conditions": [condition("Ready", "False"), condition("Degraded", "True")]});
+    let namespace = invalid.metadata.namespace.as_deref().unwrap_or_default();
+    patch(context, namespace, invalid.metadata.name.as_deref().unwrap_or_default(), status).await
+}

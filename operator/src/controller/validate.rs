@@ -1,0 +1,98 @@
+//! Whether the operator can act on a spec, and what in it has no effect yet. Pure.
+
+use rtc_operator_api::{
+    RtcCluster,
+    rules::{self, Violation},
+    spec::{AuthMode, RedisMode, TurnMode},
+};
+
+/// What was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// Rules that are broken. Nothing is changed until they hold.
+    pub violations: Vec<Violation>,
+    /// Fields that ask for protection that is not there yet. Nothing is changed until they are gone: to go on
+    /// without would leave open what was meant to be closed.
+    pub refused: Vec<String>,
+    /// Fields that have no effect yet. All else is acted on.
+    pub without_effect: Vec<String>,
+    /// What is only for trying out.
+    pub for_trying_out: Vec<String>,
+}
+
+impl Verdict {
+    /// Whether the operator may act.
+    #[must_use]
+    pub fn acts(&self) -> bool {
+        self.violations.is_empty() && self.refused.is_empty()
+    }
+}
+
+/// Checks a resource, which the API server may have taken before a rule existed.
+#[must_use]
+pub fn validate(cluster: &RtcCluster) -> Verdict {
+    let spec = &cluster.spec;
+    let (signaling, turn) = (&spec.signaling, &spec.turn);
+    let mut verdict = Verdict {
+        violations: rules::validate_name(cluster.metadata.name.as_deref().unwrap_or_default())
+            .into_iter()
+            .chain(rules::validate(spec))
+            .collect(),
+        ..Verdict::default()
+    };
+    let list =
+        |of: &[(bool, &str)]| of.iter().filter(|(is, _)| *is).map(|(_, what)| (*what).to_owned()).collect();
+    let external = spec.redis.external.as_ref();
+    verdict.refused = list(&[
+        (signaling.auth.mode == AuthMode::Jwt, "signaling.auth.mode: JWT"),
+        (signaling.tls.is_some(), "signaling.tls"),
+        (external.is_some_and(|redis| redis.mode != RedisMode::Standalone), "redis.external.mode"),
+        (external.is_some_and(|redis| redis.tls.is_some()), "redis.external.tls"),
+        (turn.mode == TurnMode::StunOnly, "turn.mode: STUNOnly"),
+        (
+            turn.listeners.iter().any(|listener| listener.transport.needs_tls()),
+            "turn.listeners with TLS or DTLS",
+        ),
+    ]);
+    verdict.without_effect = list(&[
+        (signaling.autoscaling.is_some(), "signaling.autoscaling"),
+        (signaling.route.is_some(), "signaling.route"),
+        (turn.addresses.stun_server.is_some(), "turn.addresses.stunServer"),
+        (turn.quotas.allocations > 0, "turn.quotas.allocations"),
+        (turn.quotas.bandwidth_per_allocation > 0, "turn.quotas.bandwidthPerAllocation"),
+        (spec.monitoring.service_monitor, "monitoring.serviceMonitor"),
+        (spec.monitoring.rules, "monitoring.rules"),
+    ]);
+    verdict.for_trying_out = list(&[
+        (
+            signaling.auth.mode == AuthMode::Anonymous,
+            "signaling.auth.mode is Anonymous: whoever reaches the endpoint can join every room and use TURN",
+        ),
+        (
+            external.is_none(),
+            "the managed Redis keeps nothing over a restart; name your own in redis.external",
+        ),
+    ]);
+    verdict
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_spec_is_acted_on_and_said_to_be_for_trying_out() {
+        let verdict = validate(&RtcCluster::new("calls", Default::default()));
+        assert!(verdict.acts() && verdict.without_effect.is_empty());
+        assert_eq!(verdict.for_trying_out.len(), 2);
+    }
+
+    #[test]
+    fn protection_that_is_not_there_yet_is_never_left_out_in_silence() {
+        let mut cluster = RtcCluster::new("calls", Default::default());
+        cluster.spec.signaling.auth.mode = AuthMode::Jwt;
+        cluster.spec.signaling.auth.jwt = Some(Default::default());
+        assert_eq!(validate(&cluster).refused, ["signaling.auth.mode: JWT"]);
+        assert!(!validate(&cluster).acts());
+    }
+}
