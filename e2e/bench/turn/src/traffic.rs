@@ -2,12 +2,15 @@
 //! arrives. Saturating, it keeps a window of packets under way, so that the server
 //! always has work and no queue overflows; paced, it sends at even distances.
 
+//!
+//! It looks for packets where the oldest are due and never waits in the kernel: a poll set
+//! would make every delivery call back into it, at the server's expense.
+
+use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use rustix::buffer::spare_capacity;
-use rustix::event::{Timespec, epoll};
 
 use crate::flow::{self, End};
 use crate::sys::{self, Received};
@@ -54,14 +57,22 @@ struct Direction {
     seen: u32,
 }
 
+/// A send whose arrival is awaited.
+struct Awaited {
+    flow: usize,
+    /// The sequence number after its last datagram.
+    until: u32,
+    /// When it was sent, or last looked for in vain for long.
+    since: Duration,
+}
+
 /// The generator's state over a set of flows.
 pub(crate) struct Traffic {
     flows: Vec<[End; 2]>,
     directions: Vec<[Direction; 2]>,
     shape: Shape,
-    epoll: rustix::fd::OwnedFd,
-    events: Vec<epoll::Event>,
     received: Received,
+    awaited: [VecDeque<Awaited>; 2],
     buffers: [Vec<u8>; 2],
     next: [usize; 2],
     under_way: [i64; 2],
@@ -76,22 +87,19 @@ pub(crate) struct Traffic {
 /// its CPU by others, since sending on would fill its queues.
 const STALL: Duration = Duration::from_millis(200);
 
+/// How many of the oldest sends are looked for before sending on.
+const LOOKS: usize = 4;
+/// What is not there after this long is looked for after all others.
+const OVERDUE: Duration = Duration::from_millis(1);
+
 impl Traffic {
     /// Takes over flows that are set up.
     ///
     /// # Errors
     /// When the sockets' options cannot be set.
     pub(crate) fn new(flows: Vec<[End; 2]>, shape: Shape) -> Result<Self> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        for (index, ends) in flows.iter().enumerate() {
-            for (side, end) in ends.iter().enumerate() {
-                let token = epoll::EventData::new_u64((index * 2 + side) as u64);
-                epoll::add(&epoll, &end.socket, token, epoll::EventFlags::IN)?;
-                if shape.train > 1 {
-                    sys::set_segment(end.socket.as_fd(), shape.payload + end.header)
-                        .context("UDP_SEGMENT")?;
-                }
-            }
+        for end in flows.iter().flatten().filter(|_| shape.train > 1) {
+            sys::set_segment(end.socket.as_fd(), shape.payload + end.header).context("UDP_SEGMENT")?;
         }
         let buffers = [0, 1].map(|side| {
             let header = flows[0][side].header;
@@ -105,9 +113,8 @@ impl Traffic {
             directions: vec![Default::default(); flows.len()],
             flows,
             shape,
-            epoll,
-            events: Vec::with_capacity(64),
             received: Received::new(),
+            awaited: Default::default(),
             buffers,
             next: [0; 2],
             under_way: [0; 2],
@@ -120,23 +127,22 @@ impl Traffic {
     }
 
     /// Sends and receives for `time`; what arrived meanwhile.
-    ///
-    /// # Errors
-    /// As `epoll_wait`.
-    pub(crate) fn run(&mut self, time: Duration) -> Result<Tally> {
+    pub(crate) fn run(&mut self, time: Duration) -> Tally {
         self.tally = Tally::default();
         let end = self.start.elapsed() + time;
         self.next_due = self.start.elapsed();
         loop {
             let now = self.start.elapsed();
             if now >= end {
-                return Ok(std::mem::take(&mut self.tally));
+                return std::mem::take(&mut self.tally);
             }
             match self.shape.rate {
                 Rate::Window(window) => self.fill_windows(i64::from(window), now),
                 Rate::PerSecond(rate) => self.send_due(Duration::from_secs(1) / rate, now),
             }
-            self.receive()?;
+            for side in [0, 1] {
+                self.look_for(side, now);
+            }
         }
     }
 
@@ -187,34 +193,56 @@ impl Traffic {
             self.tally.refused += 1;
         }
         self.under_way[side] += self.shape.train as i64;
+        self.awaited[side].push_back(Awaited { flow: index, until: direction.sent, since: now });
         self.sent += 1;
     }
 
-    fn receive(&mut self) -> Result<()> {
-        self.events.clear();
-        epoll::wait(&self.epoll, spare_capacity(&mut self.events), Some(&Timespec::default()))?;
-        for position in 0..self.events.len() {
-            let token = self.events[position].data.u64() as usize;
-            let (index, side) = (token / 2, token % 2);
-            let end = &self.flows[index][side];
-            // A queued ICMP error is nothing received; the loss shows in the sequence.
-            self.received.receive(end.socket.as_fd()).ok();
-            let now = self.start.elapsed();
-            self.last_receipt = now;
-            for message in self.received.messages() {
-                for datagram in message.data.chunks(message.segment) {
-                    self.tally.count(
-                        datagram.get(end.header..).unwrap_or_default(),
-                        index,
-                        &self.shape,
-                        now,
-                        &mut self.directions[index][1 - side],
-                        &mut self.under_way[1 - side],
-                    );
-                }
+    /// Looks for what side `side` sent, the oldest first.
+    fn look_for(&mut self, side: usize, now: Duration) {
+        let mut position = 0;
+        while position < LOOKS {
+            let Some(awaited) = self.awaited[side].get(position) else { return };
+            let (flow, until, since) = (awaited.flow, awaited.until, awaited.since);
+            if !self.arrived(flow, side, until) {
+                self.receive(flow, side);
+            }
+            if self.arrived(flow, side, until) {
+                self.awaited[side].remove(position);
+            } else if now.saturating_sub(since) > OVERDUE {
+                // Lost, or held up: a later packet of its flow will tell. It stands in nobody's way.
+                self.awaited[side].remove(position);
+                self.awaited[side].push_back(Awaited { flow, until, since: now });
+                position += 1;
+            } else {
+                position += 1;
             }
         }
-        Ok(())
+    }
+
+    fn arrived(&self, flow: usize, side: usize, until: u32) -> bool {
+        self.directions[flow][side].seen.wrapping_sub(until) as i32 >= 0
+    }
+
+    fn receive(&mut self, index: usize, side: usize) {
+        let end = &self.flows[index][1 - side];
+        // A queued ICMP error is nothing received; the loss shows in the sequence.
+        if self.received.receive(end.socket.as_fd()).unwrap_or(0) == 0 {
+            return;
+        }
+        let now = self.start.elapsed();
+        self.last_receipt = now;
+        for message in self.received.messages() {
+            for datagram in message.data.chunks(message.segment) {
+                self.tally.count(
+                    datagram.get(end.header..).unwrap_or_default(),
+                    index,
+                    &self.shape,
+                    now,
+                    &mut self.directions[index][side],
+                    &mut self.under_way[side],
+                );
+            }
+        }
     }
 }
 
