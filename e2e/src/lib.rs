@@ -2,12 +2,18 @@
 //!
 //! | module | what it is to a test |
 //! | --- | --- |
+//! | [`browser`] | real browsers with a camera that is none, and what their pages say |
+//! | [`call`] | somebody in a call, forced over TURN |
 //! | [`cluster`] | the Kubernetes cluster, the operator's chart, a namespace per test |
 //! | [`forward`] | a local port that leads to the pod the test says |
 //! | [`turn_client`] | a TURN client: does this server take this credential? |
+//! | [`up`] | `rtc up`: a whole cluster on this machine |
 //! | [`wait`] | conditions with a deadline and a reason |
 
+pub mod browser;
+pub mod call;
 pub mod cluster;
 pub mod forward;
 pub mod turn_client;
+pub mod up;
 pub mod wait;

@@ -231,7 +231,7 @@ export class Call {
       case 'member-left':
         return this.#remove(detail.member, detail.reason);
       case 'signal':
-        return this.#peers.get(detail.from)?.receive(detail.data);
+        return this.#signaled(detail);
       case 'resync':
         return this.#resync(detail);
       case 'ice':
@@ -278,6 +278,12 @@ export class Call {
     peer.addEventListener('message', ({ detail }) => this.#message(member, detail.message));
     this.#emit('member-joined', { member });
     this.#emit('peer-state', { member, state: peer.state });
+  }
+
+  // Somebody may speak before the roster's turn to be gone through has come.
+  #signaled({ from, data }) {
+    if (this.#session.members.has(from)) this.#add(this.#session.members.get(from));
+    this.#peers.get(from)?.receive(data);
   }
 
   #remove(id, reason) {

@@ -323,7 +323,7 @@ export class Session {
         this.#adopt(frame, now);
         return this.#resync(frame, now);
       case 'full':
-        return this.#end('full', `The room is full: ${frame.max} are the most it takes. Try again when someone has left, or use another room.`, { max: frame.max });
+        return this.#end('full', `${frame.max} people are the most this room takes. Try again when someone has left, or use another room.`, { max: frame.max });
       case 'goaway':
         this.#pending.goaway = frame.reconnectInMs;
         return undefined;

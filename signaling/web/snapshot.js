@@ -15,6 +15,9 @@ export async function picture(video) {
   return { blob, width, height };
 }
 
+// Others decide how much arrives here, so what is kept has an end.
+const KEPT = 60;
+
 export class Gallery {
   /** `{from, name, size, type, mine}`, oldest first. */
   files = [];
@@ -48,6 +51,7 @@ export class Gallery {
     const type = blob.type;
     this.files.push({ from, name, size: blob.size, type, mine });
     $('#gallery-empty').hidden = true;
+    this.#forget();
     const caption = `${mine ? 'You' : by} · ${new Date().toLocaleTimeString([], { hour: '2-digit', minute: '2-digit' })} · ${bytes(blob.size)}`;
     if (!PICTURES.has(type)) {
       const url = URL.createObjectURL(new Blob([blob], { type: 'application/octet-stream' }));
@@ -58,6 +62,14 @@ export class Gallery {
     const image = element('img', { src: url, alt: `Snapshot by ${mine ? 'you' : by}`, loading: 'lazy' });
     const open = element('button', { type: 'button', className: 'thumb', 'aria-label': `Show large: ${caption}`, onclick: () => this.#open(url, name, caption) }, image);
     $('#gallery').prepend(element('li', {}, open, element('small', { textContent: caption })));
+  }
+
+  #forget() {
+    const list = $('#gallery');
+    if (this.files.length > KEPT) this.files.shift();
+    if (list.children.length < KEPT) return;
+    for (const node of list.lastChild.querySelectorAll('img, a')) URL.revokeObjectURL(node.src ?? node.href);
+    list.lastChild.remove();
   }
 
   #open(url, name, caption) {
