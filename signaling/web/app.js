@@ -130,6 +130,7 @@ const ENDINGS = {
   left: ['You left the call', 'Join again'],
   full: ['This room is full', 'Try again'],
   unreachable: ['The server does not answer', 'Try again'],
+  store_unavailable: ['The server is not ready', 'Try again'],
   superseded: ['The call went on elsewhere', 'Join here'],
 };
 

@@ -67,6 +67,7 @@ export class Session {
   #retryAt;
   #giveUpAt;
   #giveUpMs;
+  #refusal; // [code, message] of the last attempt that got an answer
   #lastHeard = 0;
   #pingAt;
   #outbox = []; // {id, frame, conn} in the order of sending
@@ -135,7 +136,7 @@ export class Session {
   timeout(now) {
     if (this.phase === 'ended' || this.phase === 'idle') return;
     if (reached(this.#giveUpAt, now)) {
-      this.#end('unreachable', 'The signaling server does not answer. Check the address and your network, then try again.');
+      this.#end(...(this.#refusal ?? ['unreachable', 'The signaling server does not answer. Check the address and your network, then try again.']));
       return;
     }
     if (reached(this.#pending?.deadline, now)) {
@@ -336,6 +337,7 @@ export class Session {
 
   #refused(conn, frame, now) {
     if (PASSING.has(frame.code)) {
+      this.#refusal = [frame.code, frame.message];
       this.#drop(conn);
       this.#retry(now, AGAIN_MS);
     } else if (this.#pending.awaiting === 'resume') {

@@ -238,6 +238,16 @@ test('a first join without any server fails in time, with a reason', () => {
   assert.equal(bench.session.nextTimeout(), undefined);
 });
 
+test('a first join that was always put off fails with the reason that it was given', () => {
+  const bench = new Bench({ joinTimeoutMs: 5000 });
+  bench.start();
+  for (let n = 0; n < 20 && bench.session.phase !== 'ended'; n += 1) {
+    bench.open().from({ type: 'error', code: 'store_unavailable', message: 'try again in a few seconds' }).pass(1500);
+  }
+  assert.equal(bench.events.at(-1).code, 'store_unavailable');
+  assert.equal(bench.events.at(-1).message, 'try again in a few seconds');
+});
+
 test('a full room ends the join with the number it takes', () => {
   const bench = new Bench();
   bench.start().open().from({ type: 'full', room: 'r', max: 2 });
