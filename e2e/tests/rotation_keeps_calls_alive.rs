@@ -6,24 +6,29 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use futures::{SinkExt, StreamExt};
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
-use rtc_credentials::{KeyId, KeyRing};
-use rtc_e2e::browser::{Browser, Page};
+use rtc_credentials::{Credential, KeyId, KeyRing};
+use rtc_e2e::browser::Browsers;
+use rtc_e2e::call::Caller;
 use rtc_e2e::cluster::{Cluster, condition};
 use rtc_e2e::forward::Forward;
 use rtc_e2e::turn_client::{Allocation, Refused, allocate};
 use rtc_e2e::wait;
 use serde_json::{Value, json};
+use tokio_tungstenite::connect_async;
+use tokio_tungstenite::tungstenite::Message;
 
 const NAMESPACE: &str = "e2e-rotation";
 const NAME: &str = "calls";
 const TURN_PORT: u16 = 3480;
 const SOON: Duration = Duration::from_secs(90);
-/// The longest time without a decoded frame that still is no interruption.
-const LONGEST_GAP_MS: f64 = 1000.0;
+const ROOM: &str = "standup";
+/// The longest time without a frame that still is no interruption.
+const LONGEST_GAP: Duration = Duration::from_secs(1);
 
 /// Credentials live for 20 s, so a key is gone about 20 s after its last use.
 fn manifest() -> Value {
@@ -65,71 +70,77 @@ impl Test<'_> {
         let first_key = first_ring.signing().context("no key signs")?.id.clone();
 
         // two people on two signaling pods, relayed and nothing else
-        let pods = self.signaling_pods().await?;
-        let [one, other] = &pods[..] else { return Err(anyhow!("{} signaling pods, not 2", pods.len())) };
+        let pods_before = self.signaling_pods().await?;
+        let [one, other] = &pods_before[..] else { bail!("{} signaling pods, not 2", pods_before.len()) };
         let ways = [self.forward(one).await?, self.forward(other).await?];
-        let browser = Browser::start().await?;
-        let alice = Caller::join(&browser, &ways[0], "alice").await?;
-        let bob = Caller::join(&browser, &ways[1], "bob").await?;
-        for caller in [&alice, &bob] {
-            caller.sees(1, "at the beginning").await?;
-            caller.is_relayed().await?;
+        let browsers = Browsers::launch().await?;
+        let alice = Caller::join(&browsers, &ways[0].url(), ROOM, "alice").await?;
+        let bob = Caller::join(&browsers, &ways[1].url(), ROOM, "bob").await?;
+        let pages = [&alice, &bob];
+        for page in pages {
+            page.watches(1).await?;
         }
-        let names = (alice.username().await?, bob.username().await?);
-        ensure!(names.0 != names.1, "both callers got the same credential {}", names.0);
+        ensure!(alice.replica().await? != bob.replica().await?, "both callers are on one signaling pod");
+        let username = alice.turn_username().await?;
+        ensure!(username != bob.turn_username().await?, "both callers got the credential of {username}");
+        let ids = [bob.id_of("alice").await?, alice.id_of("bob").await?];
 
-        // a client that holds an allocation of the first key, on every node; it refreshes
+        // a client that holds an allocation of the first key on every node; it refreshes
         // when the test says so, where a browser does every few minutes
         let mut held = self.hold_allocations(&first_ring).await?;
-        for caller in [&alice, &bob] {
-            caller.count_gaps_from_now().await?;
+        for page in pages {
+            page.measure_gaps().await?;
         }
 
         let second_key = self.rotate(&first_key).await.context("the first rotation")?;
 
-        // a signaling pod dies without a word; its client finds another
-        let pods_api = self.pods();
+        // a signaling pod dies without a word; its client finds the other one
         let at_once = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
-        pods_api.delete(one, &at_once).await?;
+        self.pods().delete(one, &at_once).await?;
         ways[0].lead_to(other);
-        alice.is_connected_again().await?;
+        alice.has_resumed().await?;
 
         let third_key = self.rotate(&second_key).await.context("the second rotation")?;
         self.is_gone(&first_key).await?;
 
         // the first key opens nothing any more, and what it opened lives on
         for allocation in &mut held {
-            ensure!(allocation.refresh(600).await? == Ok(()), "a live allocation was refused its refresh");
+            let refreshed = allocation.refresh(600).await?;
+            ensure!(refreshed == Ok(()), "a live allocation was refused its refresh: {refreshed:?}");
         }
         let late = mint(&first_ring)?;
         for server in self.servers().await? {
             let answer = allocate(server, &late.username, &late.password).await?.err();
             ensure!(
                 answer == Some(Refused(401)),
-                "{server} answered a credential of a retired key with {answer:?}"
+                "{server} answered a retired key's credential with {answer:?}"
             );
         }
 
-        // somebody new joins with the new key, and all three see each other
-        let pods = wait::until("the dead pod's successor", SOON, async || {
-            let pods = self.signaling_pods().await?;
-            ensure!(pods.len() == 2, "{} signaling pods are ready", pods.len());
-            Ok(pods)
-        });
-        let pods = pods.await?;
-        let successor = pods.iter().find(|pod| *pod != other).context("no new signaling pod")?;
-        let way = self.forward(successor).await?;
-        let carol = Caller::join(&browser, &way, "carol").await?;
-        carol.sees(2, "as the third").await?;
-        carol.is_relayed().await?;
-        let ring = self.key_ring().await?;
-        let third = ring.get(&third_key).context("the signing key is not in the ring")?;
-        carol.credential_is_of(third).await?;
-
-        for caller in [&alice, &bob] {
-            caller.sees(2, "at the end").await?;
-            caller.never_stopped(&carol).await?;
+        // the call went on, between the members it began with
+        for (page, id) in [(&alice, &ids[1]), (&bob, &ids[0])] {
+            page.watches(1).await?;
+            let gap = page.longest_gap(id).await?;
+            println!("longest time without a frame: {gap:?}");
+            ensure!(gap <= LONGEST_GAP, "the call stood still for {gap:?}");
         }
+
+        // somebody new comes in on the dead pod's successor, with a credential of the new key
+        let successor = wait::until("the dead pod's successor", SOON, async || {
+            let pods = self.signaling_pods().await?;
+            pods.into_iter().find(|pod| !pods_before.contains(pod)).context("no new signaling pod is ready")
+        })
+        .await?;
+        let way = self.forward(&successor).await?;
+        let carol = Caller::join(&browsers, &way.url(), ROOM, "carol").await?;
+        for page in [&alice, &bob, &carol] {
+            page.watches(2).await?;
+        }
+        let ring = self.key_ring().await?;
+        let key = ring.get(&third_key).context("the signing key is not in the ring")?;
+        let (username, credential) = turn_credential(&way.url()).await?;
+        let expected = rtc_credentials::password(&key.secret, &username);
+        ensure!(credential == expected, "a new caller's credential is not of the key that signs");
         Ok(())
     }
 
@@ -215,8 +226,28 @@ impl Test<'_> {
 }
 
 /// A credential that does not expire during the test, so that only its key can.
-fn mint(ring: &KeyRing) -> Result<rtc_credentials::Credential> {
+fn mint(ring: &KeyRing) -> Result<Credential> {
     Ok(rtc_credentials::mint(ring, "a-client-of-the-test", Duration::from_secs(3600), unix_now()?)?)
+}
+
+/// The user name and the credential that a signaling server gives to somebody who joins a room.
+async fn turn_credential(server: &str) -> Result<(String, String)> {
+    let url = format!("{}/v1/connect", server.replacen("http", "ws", 1));
+    let (mut socket, _) = connect_async(url).await?;
+    socket.send(Message::text(json!({"type": "join", "room": "another"}).to_string())).await?;
+    while let Some(frame) = socket.next().await {
+        let Message::Text(text) = frame? else { continue };
+        let frame: Value = serde_json::from_str(&text)?;
+        if frame["type"] == "joined" {
+            let servers = frame["iceServers"].as_array().context("joined without iceServers")?;
+            let turn = servers.iter().find(|server| server["credential"].is_string());
+            let turn = turn.with_context(|| format!("no credential in {servers:?}"))?;
+            let text =
+                |key: &str| turn[key].as_str().map(str::to_owned).context("iceServers of another shape");
+            return Ok((text("username")?, text("credential")?));
+        }
+    }
+    bail!("the signaling server closed before it said joined")
 }
 
 fn unix_now() -> Result<u64> {
