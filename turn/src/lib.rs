@@ -1,1 +1,30 @@
 //! The TURN server: one worker per core, batched UDP, keys that rotate under live calls.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | [`settings`] | flags and the configuration file, and what they resolve to |
+//! | `server` | starts the workers and follows files; the [`Handle`] of a running server |
+//! | `worker` | one thread: its sockets, its `rtc_turn_proto::Server`, its loop |
+//! | `listen` | the listening sockets, shared by the workers through SO_REUSEPORT |
+//! | `udp` | receiving in batches and GRO trains, sending in GSO trains |
+//! | `tcp` | connections of clients: frames in, bounded queues out |
+//! | `relay` | the relay sockets, towards peers |
+//! | `reload` | keys and the fleet, from files that change |
+//! | `readiness` | a real allocation that relays to itself |
+//! | `telemetry` | what workers publish; metrics and status |
+//!
+//! The protocol is `rtc_turn_proto`'s; this crate owns sockets and clocks.
+
+mod listen;
+mod readiness;
+mod relay;
+mod reload;
+mod server;
+pub mod settings;
+mod tcp;
+mod telemetry;
+mod udp;
+mod worker;
+
+pub use server::{Handle, Server, StartError};
+pub use settings::{Config, Settings};

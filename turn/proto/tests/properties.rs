@@ -139,7 +139,7 @@ proptest! {
                     let i = usize::from(n);
                     let from = peer(PEERS[p]);
                     if let Some(at) = relayed[i].filter(std::net::SocketAddr::is_ipv4)
-                        && world.from_peer(at, from, b"x").is_some() {
+                        && world.datagram(at, from, b"x").is_some() {
                         // the port may be another flow's by now, so any flow's permission counts
                         prop_assert!(known.iter().any(|k| k.permitted.get(&from.ip()).is_some_and(|end| *end > now)));
                         prop_assert_ne!(from, peer("10.0.0.1:22"));

@@ -33,20 +33,20 @@ fn data_flows_both_ways_by_send_and_by_channel() {
     let mut world = World::new();
     let mut client = world.client("alice");
     let relayed = world.allocate(&flow(1), &mut client);
-    assert_eq!(world.from_peer(relayed, peer(PEER), b"x"), None, "no permission yet");
+    assert_eq!(world.datagram(relayed, peer(PEER), b"x"), None, "no permission yet");
     assert_eq!(world.ask(&flow(1), &mut client, |c| c.create_permission(peer(PEER))), OK);
     let sent = client.send(peer(PEER), b"ping");
     let expected =
         Outcome::Relayed { from_port: relayed.port(), peer: peer(PEER), payload: b"ping".to_vec() };
     assert_eq!(world.send(&flow(1), &sent), expected);
-    let data = world.from_peer(relayed, peer(PEER), b"pong").unwrap();
+    let data = world.datagram(relayed, peer(PEER), b"pong").unwrap();
     assert_eq!(client.read(&data), Answer::Data(peer(PEER), b"pong".to_vec()));
 
     assert_eq!(world.ask(&flow(1), &mut client, |c| c.channel_bind(0x4000, peer(PEER))), OK);
     let mut framed = Vec::new();
     channel_data::write(0x4000, b"ping", false, &mut framed);
     assert_eq!(world.send(&flow(1), &framed), expected);
-    let data = world.from_peer(relayed, peer(PEER), b"pong").unwrap();
+    let data = world.datagram(relayed, peer(PEER), b"pong").unwrap();
     assert_eq!(channel_data::parse(&data), Some((0x4000, &b"pong"[..])));
 }
 
@@ -147,7 +147,7 @@ fn a_live_allocation_refreshes_on_when_its_key_is_gone_and_its_username_expired(
         let answer = world.ask(&flow(1), &mut client, |c| c.refresh(600));
         assert_eq!(answer, Answer::Success { relayed: None, lifetime: Some(600) });
         assert_eq!(world.ask(&flow(1), &mut client, |c| c.create_permission(peer(PEER))), OK);
-        assert!(world.from_peer(relayed, peer(PEER), b"still here").is_some());
+        assert!(world.datagram(relayed, peer(PEER), b"still here").is_some());
         world.pass(590);
     }
     assert!(world.elapsed().as_secs() > 3600, "beyond the credential's life");
@@ -387,8 +387,8 @@ fn the_fleets_relay_ports_are_peers_and_its_other_ports_are_not() {
     assert_eq!(world.ask(&flow(1), &mut client, |c| c.create_permission(bad)), OK, "ports do not count here");
     assert!(matches!(world.send(&flow(1), &client.send(good, b"x")), Outcome::Relayed { .. }));
     assert_eq!(world.send(&flow(1), &client.send(bad, b"x")), Outcome::Nothing);
-    assert!(world.from_peer(relayed, good, b"x").is_some());
-    assert_eq!(world.from_peer(relayed, bad, b"x"), None);
+    assert!(world.datagram(relayed, good, b"x").is_some());
+    assert_eq!(world.datagram(relayed, bad, b"x"), None);
     assert_eq!(world.ask(&flow(1), &mut client, |c| c.channel_bind(0x4000, bad)), Answer::Refused(403));
     assert_eq!(world.ask(&flow(1), &mut client, |c| c.channel_bind(0x4000, good)), OK);
 }
@@ -405,7 +405,7 @@ fn new_rules_end_permissions_and_channels_at_once() {
     let mut framed = Vec::new();
     channel_data::write(0x4000, b"x", false, &mut framed);
     assert_eq!(world.send(&flow(1), &framed), Outcome::Nothing);
-    assert_eq!(world.from_peer(relayed, peer(PEER), b"x"), None);
+    assert_eq!(world.datagram(relayed, peer(PEER), b"x"), None);
 }
 
 #[test]
@@ -434,13 +434,13 @@ fn permissions_end_after_five_minutes_and_channels_after_ten() {
     let mut framed = Vec::new();
     channel_data::write(0x4000, b"x", false, &mut framed);
     world.pass(299);
-    assert!(world.from_peer(relayed, peer(PEER), b"x").is_some());
+    assert!(world.datagram(relayed, peer(PEER), b"x").is_some());
     world.pass(2);
-    assert_eq!(world.from_peer(relayed, peer(PEER), b"x"), None);
+    assert_eq!(world.datagram(relayed, peer(PEER), b"x"), None);
     assert_eq!(world.send(&flow(1), &client.send(peer(PEER), b"x")), Outcome::Nothing);
     assert!(matches!(world.send(&flow(1), &framed), Outcome::Relayed { .. }), "RFC 8656, section 12.6");
     assert_eq!(world.ask(&flow(1), &mut client, |c| c.create_permission(peer(PEER))), OK);
-    assert!(world.from_peer(relayed, peer(PEER), b"x").is_some(), "the channel's permission too");
+    assert!(world.datagram(relayed, peer(PEER), b"x").is_some(), "the channel's permission too");
     world.pass(300);
     assert_eq!(world.send(&flow(1), &framed), Outcome::Nothing);
 }
@@ -454,7 +454,7 @@ fn lifetime_zero_ends_it_and_the_five_tuple_is_free() {
     let answer = world.ask(&flow(1), &mut client, |c| c.refresh(0));
     assert_eq!(answer, Answer::Success { relayed: None, lifetime: Some(0) });
     assert_eq!(world.send(&flow(1), &client.send(peer(PEER), b"x")), Outcome::Nothing);
-    assert_eq!(world.from_peer(relayed, peer(PEER), b"x"), None);
+    assert_eq!(world.datagram(relayed, peer(PEER), b"x"), None);
     assert_eq!(world.ask(&flow(1), &mut client, |c| c.refresh(600)), Answer::Refused(437));
     world.allocate(&flow(1), &mut client);
 }
@@ -500,7 +500,7 @@ fn draining_sends_new_clients_elsewhere_and_lets_calls_go_on() {
         assert_eq!(world.ask(&flow(2), &mut new, Client::allocate), Answer::Refused(expected));
         assert!(matches!(world.ask(&flow(1), &mut client, |c| c.refresh(600)), Answer::Success { .. }));
         assert_eq!(world.ask(&flow(1), &mut client, |c| c.create_permission(peer(PEER))), OK);
-        assert!(world.from_peer(relayed, peer(PEER), b"x").is_some());
+        assert!(world.datagram(relayed, peer(PEER), b"x").is_some());
     }
 }
 

@@ -306,7 +306,14 @@ impl Server {
         }
     }
 
-    /// The next relay socket to close. Its port may be opened again at once.
+    /// Whether an allocation lives, or begins, on that flow.
+    #[must_use]
+    pub fn holds(&self, flow: &Flow) -> bool {
+        self.by_flow.contains_key(flow)
+    }
+
+    /// The next relay socket to close. It may be one that was never opened. Its port may be asked for
+    /// again at once.
     pub fn poll_closed(&mut self) -> Option<RelayId> {
         self.closed.pop()
     }

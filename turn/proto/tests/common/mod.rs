@@ -178,7 +178,7 @@ impl World {
     }
 
     /// What the client gets of a datagram from a peer.
-    pub fn from_peer(&mut self, relayed: SocketAddr, peer: SocketAddr, payload: &[u8]) -> Option<Vec<u8>> {
+    pub fn datagram(&mut self, relayed: SocketAddr, peer: SocketAddr, payload: &[u8]) -> Option<Vec<u8>> {
         let relay = self.open.values().find(|o| o.port == relayed.port())?.relay;
         let route = self.server.route_from_peer(self.now, relay, peer, 1)?;
         let mut out = Vec::new();

@@ -1,0 +1,42 @@
+//! `rtc-turn`: parses its flags, and runs the server until it is told to end.
+
+use clap::Parser;
+use rtc_service::{config, log, shutdown::Shutdown};
+use rtc_turn::{Server, Settings};
+use std::{path::PathBuf, time::Duration};
+
+/// A TURN and STUN server.
+#[derive(Parser)]
+#[command(name = "rtc-turn", version, about)]
+struct Args {
+    /// A YAML file of settings, each named as its flag; flags and environment win over it
+    #[arg(long, env = "RTC_TURN_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let settings = config::load(args.config.as_deref(), args.settings)?;
+    log::init(settings.log_format.unwrap_or_default(), "info");
+    let mut signals = Shutdown::listen()?;
+    let config = settings.resolve()?;
+    let drain_timeout = config.drain_timeout;
+    let server = Server::start(config).await?;
+    for (transport, address) in server.local_addrs() {
+        tracing::info!(?transport, %address, "listening");
+    }
+    tokio::select! {
+        result = server.stopped() => return Ok(result?),
+        () = signals.wait() => server.drain(drain_timeout),
+    }
+    tokio::select! {
+        result = server.stopped() => Ok(result?),
+        () = signals.wait() => {
+            server.drain(Duration::ZERO);
+            Ok(server.stopped().await?)
+        }
+    }
+}

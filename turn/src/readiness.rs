@@ -1,0 +1,154 @@
+//! Readiness: a real allocation that relays to itself, through the sockets that clients use.
+
+use rtc_credentials::{KeyRing, Secret, Transport, mint};
+use rtc_service::clock::unix_now;
+use rtc_turn_proto::{
+    channel_data,
+    client::{Answer, Client},
+    framing::{self, Frame},
+};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpStream, UdpSocket},
+    time::timeout,
+};
+
+/// How long one answer may take.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// How often a lost datagram is sent again.
+const ATTEMPTS: u32 = 3;
+const CHANNEL: u16 = 0x4000;
+const PAYLOAD: &[u8] = b"is anybody there?";
+
+/// Why the server is not ready.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotReady {
+    #[error("the probe's socket: {0}")]
+    Io(#[from] std::io::Error),
+    #[error("no answer to {0} within {PATIENCE:?}")]
+    Silence(&'static str),
+    #[error("{0} was answered with {1:?}")]
+    Refused(&'static str, Answer),
+    #[error("no credential for the probe: {0}")]
+    Credential(#[from] rtc_credentials::MintError),
+}
+
+enum Link {
+    Udp(UdpSocket),
+    Tcp(TcpStream, Vec<u8>),
+}
+
+impl Link {
+    async fn open(transport: Transport, server: SocketAddr) -> std::io::Result<Self> {
+        let server = reachable(server);
+        if transport == Transport::Tcp {
+            return Ok(Self::Tcp(TcpStream::connect(server).await?, Vec::new()));
+        }
+        let any = if server.is_ipv4() {
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+        } else {
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+        };
+        let socket = UdpSocket::bind(SocketAddr::new(any, 0)).await?;
+        socket.connect(server).await?;
+        Ok(Self::Udp(socket))
+    }
+
+    async fn send(&mut self, packet: &[u8]) -> std::io::Result<()> {
+        match self {
+            Self::Udp(socket) => socket.send(packet).await.map(|_| ()),
+            Self::Tcp(stream, _) => {
+                stream.write_all(packet).await?;
+                // ChannelData is padded on a stream (RFC 8656, section 12.5)
+                let padding = packet.len().next_multiple_of(4) - packet.len();
+                stream.write_all(&[0; 3][..padding]).await
+            }
+        }
+    }
+
+    async fn receive(&mut self) -> std::io::Result<Vec<u8>> {
+        match self {
+            Self::Udp(socket) => {
+                let mut buffer = vec![0; 2048];
+                let length = socket.recv(&mut buffer).await?;
+                buffer.truncate(length);
+                Ok(buffer)
+            }
+            Self::Tcp(stream, held) => loop {
+                if let Frame::Whole(frame) = framing::next(held) {
+                    let frame = frame.to_vec();
+                    held.drain(..frame.len());
+                    return Ok(frame);
+                }
+                if stream.read_buf(held).await? == 0 {
+                    return Err(std::io::ErrorKind::UnexpectedEof.into());
+                }
+            },
+        }
+    }
+}
+
+/// A wildcard is listened on, not sent to.
+fn reachable(server: SocketAddr) -> SocketAddr {
+    match server.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), server.port()),
+        IpAddr::V6(ip) if ip.is_unspecified() => SocketAddr::new(Ipv6Addr::LOCALHOST.into(), server.port()),
+        _ => server,
+    }
+}
+
+/// Allocates, binds a channel to the allocation's own relayed address, sends through it, and ends the
+/// allocation. A server whose quotas or ports are used up is ready: it does what it should.
+pub(crate) async fn probe(transport: Transport, server: SocketAddr, secret: &Secret) -> Result<(), NotReady> {
+    let ring = KeyRing::single(secret.clone());
+    let credential = mint(&ring, "rtc-readiness", Duration::from_secs(60), unix_now())?;
+    let mut client = Client::new(credential.username, credential.password, unix_now());
+    let mut link = Link::open(transport, server).await?;
+    let relayed = match ask(&mut link, &mut client, "Allocate", Client::allocate).await? {
+        Answer::Success { relayed: Some(relayed), .. } => relayed,
+        Answer::Refused(486 | 508) => return Ok(()),
+        answer => return Err(NotReady::Refused("Allocate", answer)),
+    };
+    let result = echo(&mut link, &mut client, relayed).await;
+    ask(&mut link, &mut client, "Refresh", |c| c.refresh(0)).await?;
+    result
+}
+
+async fn echo(link: &mut Link, client: &mut Client, relayed: SocketAddr) -> Result<(), NotReady> {
+    let bound = ask(link, client, "ChannelBind", |c| c.channel_bind(CHANNEL, relayed)).await?;
+    if !matches!(bound, Answer::Success { .. }) {
+        return Err(NotReady::Refused("ChannelBind", bound));
+    }
+    let mut packet = Vec::new();
+    channel_data::write(CHANNEL, PAYLOAD, false, &mut packet);
+    for _ in 0..ATTEMPTS {
+        link.send(&packet).await?;
+        if let Ok(answer) = timeout(PATIENCE, link.receive()).await
+            && channel_data::parse(&answer?) == Some((CHANNEL, PAYLOAD))
+        {
+            return Ok(());
+        }
+    }
+    Err(NotReady::Silence("data to its own relayed address"))
+}
+
+async fn ask(
+    link: &mut Link,
+    client: &mut Client,
+    what: &'static str,
+    request: impl Fn(&mut Client) -> Vec<u8>,
+) -> Result<Answer, NotReady> {
+    for _ in 0..ATTEMPTS {
+        link.send(&request(client)).await?;
+        let Ok(packet) = timeout(PATIENCE, link.receive()).await else { continue };
+        match client.read(&packet?) {
+            Answer::Challenged => {}
+            answer => return Ok(answer),
+        }
+    }
+    Err(NotReady::Silence(what))
+}

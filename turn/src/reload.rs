@@ -1,0 +1,115 @@
+//! Keys and the fleet from files that change, and what follows for peers and relayed addresses.
+
+use crate::{
+    relay::Addresses,
+    settings::{Config, FleetSource, RelayAddress, local_addresses, only_address},
+    telemetry::PROBE_KEY,
+};
+use rtc_credentials::{Fleet, Key, KeyRing, KeyState, Secret};
+use rtc_service::watch::Files;
+use rtc_turn_proto::PeerPolicy;
+use std::{net::IpAddr, sync::Arc};
+
+/// The ring that workers get: the cluster's keys, and one of this process for its readiness probe,
+/// so that the probe needs nobody's key and no client can use the probe's.
+pub(crate) fn with_probe_key(ring: &KeyRing, secret: &Secret) -> Arc<KeyRing> {
+    let mut ring = ring.clone();
+    if let Ok(id) = PROBE_KEY.parse() {
+        ring.keys.push(Key {
+            id,
+            secret: secret.clone(),
+            state: KeyState::Staged,
+            since: 0,
+            not_after: None,
+        });
+    }
+    Arc::new(ring)
+}
+
+/// What the fleet file says, if it is sound.
+pub(crate) fn parse_fleet(files: &Files) -> Result<Fleet, String> {
+    let text = files.values().next().ok_or("it is not there")?;
+    Fleet::from_json(text).map_err(|e| e.to_string())
+}
+
+/// The addresses to relay from: given, or else this node's in the fleet file. Empty while it names
+/// none.
+pub(crate) fn relay_addresses(config: &Config, fleet: Option<&Fleet>) -> Vec<RelayAddress> {
+    let node = config.fleet.as_ref().and_then(|source: &FleetSource| source.node.as_deref());
+    let (Some(node), Some(fleet)) = (node, fleet) else { return config.relay.clone() };
+    let advertised = fleet.nodes.iter().find(|n| n.node == node).map_or(&[][..], |n| &n.addresses);
+    let local = local_addresses();
+    let mut found: Vec<RelayAddress> = Vec::new();
+    for &advertised in advertised {
+        let same = |ip: &IpAddr| ip.is_ipv4() == advertised.is_ipv4();
+        // an address that no interface has is a NAT's, which translates to the given or the only one
+        let bound = match config.relay.iter().find(|r| same(&r.local)) {
+            Some(given) => Some(given.local),
+            None if local.contains(&advertised) || advertised.is_loopback() => Some(advertised),
+            None => only_address().ok().map(|only| only.local).filter(same),
+        };
+        if let Some(local) = bound
+            && !found.iter().any(|other| same(&other.local))
+        {
+            found.push(RelayAddress { local, advertised });
+        }
+    }
+    if found.is_empty() { config.relay.clone() } else { found }
+}
+
+/// Whom clients may reach.
+pub(crate) fn peer_policy(config: &Config, fleet: Option<&Fleet>, addresses: &Addresses) -> Arc<PeerPolicy> {
+    let nodes = fleet.iter().flat_map(|fleet| &fleet.nodes).flat_map(|node| node.addresses.iter().copied());
+    let own = addresses.iter().flat_map(|a| [a.local, a.advertised]);
+    Arc::new(PeerPolicy {
+        allow: config.allow.clone(),
+        deny: config.deny.clone(),
+        fleet: nodes.chain(own).collect(),
+        own: local_addresses().into_iter().collect(),
+        relay_ports: config.relay_ports,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::Settings;
+
+    fn config(relay: &[&str], node: &str) -> Config {
+        let settings = Settings {
+            secret: Some("north".parse().unwrap()),
+            relay_address: relay.iter().map(|r| r.parse().unwrap()).collect(),
+            ..Settings::default()
+        };
+        let mut config = settings.resolve().unwrap();
+        config.fleet = Some(FleetSource { path: "turn.json".into(), node: Some(node.into()) });
+        config
+    }
+
+    fn fleet() -> Fleet {
+        Fleet::from_json(
+            br#"{"revision":"1","realm":"r","listeners":[],"relayPorts":{"min":50000,"max":50099},"nodes":[
+                {"node":"w1","addresses":["127.0.0.1"],"serving":true},
+                {"node":"w2","addresses":["198.51.100.2"],"serving":false}]}"#,
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn a_node_relays_from_its_address_in_the_fleet() {
+        let found = relay_addresses(&config(&["127.0.0.9"], "w1"), Some(&fleet()));
+        assert_eq!(found, ["127.0.0.9,127.0.0.1".parse().unwrap()], "bound to what was given");
+        let found = relay_addresses(&config(&["127.0.0.9"], "w9"), Some(&fleet()));
+        assert_eq!(found, ["127.0.0.9".parse().unwrap()], "not in the file");
+    }
+
+    #[test]
+    fn every_node_of_the_fleet_is_a_peer_on_its_relay_ports() {
+        let config = config(&["127.0.0.1"], "w1");
+        let policy = peer_policy(&config, Some(&fleet()), &Addresses::new(&config.relay));
+        assert!(policy.permits("198.51.100.2:50000".parse().unwrap()));
+        assert!(!policy.permits("198.51.100.2:22".parse().unwrap()));
+        assert!(policy.permits("127.0.0.1:50000".parse().unwrap()) == config.relay_ports.contains(50000));
+    }
+}

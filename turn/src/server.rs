@@ -1,0 +1,479 @@
+//! Starts the workers, follows what changes, and ends when all is drained.
+
+use crate::{
+    listen, readiness,
+    relay::Addresses,
+    reload,
+    settings::{Config, Keys, RelayAddress},
+    telemetry::{Published, Telemetry},
+    worker::{Command, Mailbox, Worker},
+};
+use prometheus_client::registry::Registry;
+use rtc_credentials::{ADMIN_TOKEN_FILE, Fleet, KeyRing, RingError, Secret, Transport};
+use rtc_service::{admin, clock::unix_now, metrics, net::BindError, watch};
+use rtc_turn_proto::{self as proto, Nonces, Quotas, Share};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::JoinHandle,
+    time::Duration,
+};
+use tokio::{
+    sync::watch as signal,
+    time::{Instant, sleep, sleep_until},
+};
+
+/// A nonce is good for at least this long, in seconds (RFC 8656, section 5: at most an hour).
+const NONCE_LIFETIME: u64 = 2400;
+/// How often readiness is probed.
+const PROBE: Duration = Duration::from_secs(5);
+/// How often a server that is not ready is probed.
+const PROBE_AGAIN: Duration = Duration::from_millis(250);
+/// How many users `/status` lists.
+const TOP_USERS: usize = 20;
+
+/// Why a server does not start. Each says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A listener's port.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The keys' directory cannot be read.
+    #[error("--keys {path}: {source}")]
+    KeysDir {
+        /// The directory.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The keys are no ring.
+    #[error("--keys: {0}")]
+    Ring(#[from] RingError),
+    /// The fleet file cannot be used.
+    #[error("--fleet-file {path}: {reason}")]
+    Fleet {
+        /// The file.
+        path: String,
+        /// Why.
+        reason: String,
+    },
+    /// The system gave no random bytes.
+    #[error("the system gave no random bytes: {0}")]
+    Entropy(String),
+    /// A worker could not be set up.
+    #[error("a worker could not be set up: {0}; is the limit on open files too low?")]
+    Worker(#[from] io::Error),
+}
+
+/// Why a server ended when nobody asked it to.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("a worker failed: {0}")]
+pub struct Failed(String);
+
+/// The TURN server.
+#[derive(Debug)]
+pub struct Server;
+
+/// A running server. It runs on when the handle is dropped.
+#[derive(Clone, Debug)]
+pub struct Handle(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    config: Config,
+    local: Vec<(Transport, SocketAddr)>,
+    admin: Option<SocketAddr>,
+    mailboxes: Vec<Mailbox>,
+    telemetry: Telemetry,
+    registry: Registry,
+    quotas: Arc<Quotas>,
+    probe_secret: Secret,
+    state: Mutex<State>,
+    /// When the drain ends at the latest; `None` until it begins.
+    drain_until: signal::Sender<Option<Instant>>,
+    stopped: signal::Sender<Option<Result<(), Failed>>>,
+}
+
+#[derive(Debug)]
+struct State {
+    ring: KeyRing,
+    fleet: Option<Fleet>,
+    relay: Vec<RelayAddress>,
+    ready: Result<(), String>,
+    /// The last change that could not be taken, for `/status`.
+    reload_error: Option<String>,
+}
+
+impl Server {
+    /// Binds the listeners, starts the workers and follows keys and fleet. Must be called in a tokio
+    /// runtime, which is used for files, the admin port and probes, and for no packet.
+    ///
+    /// # Errors
+    /// [`StartError`] says what to change.
+    pub async fn start(config: Config) -> Result<Handle, StartError> {
+        let key_files = match &config.keys {
+            Keys::Dir(path) => Some(
+                watch::files(path.clone(), watch::INTERVAL)
+                    .map_err(|source| StartError::KeysDir { path: path.display().to_string(), source })?,
+            ),
+            Keys::Ring(_) => None,
+        };
+        let ring = match (&config.keys, &key_files) {
+            (Keys::Ring(ring), _) => ring.clone(),
+            (Keys::Dir(_), Some(files)) => KeyRing::from_files(&files.borrow())?,
+            (Keys::Dir(_), None) => KeyRing::default(),
+        };
+        let (fleet_files, fleet) = follow_fleet(&config)?;
+        let relay = reload::relay_addresses(&config, fleet.as_ref());
+        let addresses = Addresses::new(&relay);
+        let quotas = Quotas::new(config.limits);
+        let probe_secret = Secret::generate().map_err(|e| StartError::Entropy(e.to_string()))?;
+        let bound = listen::bind_all(&config.listen, config.workers)?;
+        let local =
+            bound.first().map_or_else(Vec::new, |b| b.iter().map(|b| (b.transport, b.address)).collect());
+        let admin = match config.admin {
+            Some(address) => Some(rtc_service::net::listen_tcp(address, "--admin").await?),
+            None => None,
+        };
+
+        let keys = reload::with_probe_key(&ring, &probe_secret);
+        let peers = reload::peer_policy(&config, fleet.as_ref(), &addresses);
+        let nonces = Nonces::new(random()?, NONCE_LIFETIME);
+        let mut workers = Vec::new();
+        let (mut mailboxes, mut published) = (Vec::new(), Vec::new());
+        for (index, sockets) in bound.into_iter().enumerate() {
+            let mut proto_config = proto::Config::new(config.realm.clone(), nonces.clone());
+            proto_config.relay_ports = config.relay_ports;
+            proto_config.share = Share { index: index as u16, count: config.workers };
+            let server = proto::Server::new(
+                proto_config,
+                Arc::clone(&keys),
+                Arc::clone(&peers),
+                Arc::clone(&quotas),
+                addresses.advertised(),
+                random()?,
+            );
+            let counters = Arc::new(Published::default());
+            let (worker, mailbox) =
+                Worker::new(sockets, server, addresses, ring.revision, Arc::clone(&counters))?;
+            workers.push(worker);
+            mailboxes.push(mailbox);
+            published.push(counters);
+        }
+        let telemetry = Telemetry(published);
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(telemetry.clone()));
+        let state = State { ring, fleet, relay, ready: Err("starting".into()), reload_error: None };
+        let shared = Arc::new(Shared {
+            local,
+            admin: admin.as_ref().and_then(|l| l.local_addr().ok()),
+            mailboxes,
+            telemetry,
+            registry,
+            quotas,
+            probe_secret,
+            state: Mutex::new(state),
+            drain_until: signal::Sender::new(None),
+            stopped: signal::Sender::new(None),
+            config,
+        });
+        let mut threads = Vec::new();
+        for (index, worker) in workers.into_iter().enumerate() {
+            let thread = std::thread::Builder::new().name(format!("turn-{index}"));
+            threads.push(thread.spawn(move || worker.run())?);
+        }
+        spawn_tasks(&shared, threads, key_files, fleet_files, admin);
+        Ok(Handle(shared))
+    }
+}
+
+fn random() -> Result<[u8; 32], StartError> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(|e| StartError::Entropy(e.to_string()))?;
+    Ok(bytes)
+}
+
+type FleetFiles = Option<signal::Receiver<watch::Files>>;
+
+fn follow_fleet(config: &Config) -> Result<(FleetFiles, Option<Fleet>), StartError> {
+    let Some(source) = &config.fleet else { return Ok((None, None)) };
+    let error = |reason: String| StartError::Fleet { path: source.path.display().to_string(), reason };
+    let files = watch::files(source.path.clone(), watch::INTERVAL).map_err(|e| error(e.to_string()))?;
+    let fleet = reload::parse_fleet(&files.borrow()).map_err(error)?;
+    Ok((Some(files), Some(fleet)))
+}
+
+fn spawn_tasks(
+    shared: &Arc<Shared>,
+    threads: Vec<JoinHandle<io::Result<()>>>,
+    key_files: FleetFiles,
+    fleet_files: FleetFiles,
+    admin: Option<tokio::net::TcpListener>,
+) {
+    if let Some(listener) = admin {
+        let token = match &key_files {
+            Some(files) => admin::token_from(files.clone(), ADMIN_TOKEN_FILE),
+            None => admin::open(),
+        };
+        let program: Arc<dyn admin::Program> = Arc::new(Handle(Arc::clone(shared)));
+        until_stopped(shared, async move {
+            if let Err(error) = admin::serve(listener, program, token).await {
+                tracing::error!(%error, "the admin port failed");
+            }
+        });
+    }
+    if let Some(mut files) = key_files {
+        let this = Arc::clone(shared);
+        until_stopped(shared, async move {
+            while files.changed().await.is_ok() {
+                let ring = KeyRing::from_files(&files.borrow_and_update());
+                match ring {
+                    Ok(ring) => this.set_keys(ring),
+                    Err(error) => this.cannot_reload("keys", &error.to_string()),
+                }
+            }
+        });
+    }
+    if let Some(mut files) = fleet_files {
+        let this = Arc::clone(shared);
+        until_stopped(shared, async move {
+            while files.changed().await.is_ok() {
+                let fleet = reload::parse_fleet(&files.borrow_and_update());
+                match fleet {
+                    Ok(fleet) => this.set_fleet(fleet),
+                    Err(error) => this.cannot_reload("fleet file", &error),
+                }
+            }
+        });
+    }
+    let this = Arc::clone(shared);
+    until_stopped(shared, async move {
+        loop {
+            let ready = this.probe().await;
+            let pause = if ready.is_ok() { PROBE } else { PROBE_AGAIN };
+            this.set_ready(ready);
+            sleep(pause).await;
+        }
+    });
+    let this = Arc::clone(shared);
+    tokio::spawn(async move { this.supervise(threads).await });
+}
+
+/// Runs a task that ends with the server.
+fn until_stopped(shared: &Arc<Shared>, task: impl Future<Output = ()> + Send + 'static) {
+    let mut stopped = shared.stopped.subscribe();
+    tokio::spawn(async move {
+        tokio::select! {
+            () = task => {}
+            _ = stopped.wait_for(Option::is_some) => {}
+        }
+    });
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, command: &Command) {
+        self.mailboxes.iter().for_each(|mailbox| mailbox.send(command.clone()));
+    }
+
+    fn set_keys(&self, ring: KeyRing) {
+        let mut state = self.state();
+        let names: Vec<_> = ring.keys.iter().map(|key| key.id.as_str()).collect();
+        tracing::info!(revision = ring.revision, keys = ?names, "new keys");
+        self.tell(&Command::Keys(reload::with_probe_key(&ring, &self.probe_secret)));
+        state.ring = ring;
+        state.reload_error = None;
+    }
+
+    fn set_fleet(&self, fleet: Fleet) {
+        let mut state = self.state();
+        let relay = reload::relay_addresses(&self.config, Some(&fleet));
+        let addresses = Addresses::new(&relay);
+        tracing::info!(revision = fleet.revision, nodes = fleet.nodes.len(), "new fleet");
+        self.tell(&Command::Peers(reload::peer_policy(&self.config, Some(&fleet), &addresses)));
+        if relay != state.relay {
+            self.tell(&Command::Addresses(addresses));
+            state.relay = relay;
+        }
+        state.fleet = Some(fleet);
+        state.reload_error = None;
+    }
+
+    fn cannot_reload(&self, what: &str, error: &str) {
+        tracing::error!(error, "the {what} changed and cannot be used; keeping what was read before");
+        self.state().reload_error = Some(format!("{what}: {error}"));
+    }
+
+    fn set_ready(&self, ready: Result<(), String>) {
+        let mut state = self.state();
+        if state.ready != ready {
+            match &ready {
+                Ok(()) => tracing::info!("ready"),
+                Err(reason) => tracing::warn!(reason, "not ready"),
+            }
+        }
+        state.ready = ready;
+    }
+
+    fn is_draining(&self) -> bool {
+        self.drain_until.borrow().is_some()
+    }
+
+    async fn probe(&self) -> Result<(), String> {
+        if self.is_draining() {
+            return Err("draining".into());
+        }
+        if self.state().relay.is_empty() {
+            let node = self.config.fleet.as_ref().and_then(|f| f.node.clone()).unwrap_or_default();
+            return Err(format!("node {node:?} has no address in the fleet file yet"));
+        }
+        let Some((transport, address)) = self.local.first() else { return Err("no listener".into()) };
+        readiness::probe(*transport, *address, &self.probe_secret).await.map_err(|e| e.to_string())
+    }
+
+    fn drain(&self, deadline: Duration) {
+        // far enough for every deadline, and it does not overflow
+        let until = Instant::now() + deadline.min(Duration::from_secs(365 * 24 * 3600));
+        let began = self.drain_until.send_if_modified(|current| match current {
+            Some(set) if *set <= until => false,
+            _ => {
+                *current = Some(until);
+                true
+            }
+        });
+        if began {
+            tracing::info!(?deadline, allocations = self.quotas.total(), "draining");
+            self.tell(&Command::Drain(self.config.alternates.clone().into()));
+            self.state().ready = Err("draining".into());
+        }
+    }
+
+    /// Waits until all calls have ended, the deadline has passed, or a worker has failed; then stops
+    /// the workers.
+    async fn supervise(&self, threads: Vec<JoinHandle<io::Result<()>>>) {
+        let mut until = self.drain_until.subscribe();
+        loop {
+            let deadline = *until.borrow_and_update();
+            if threads.iter().any(JoinHandle::is_finished) {
+                break;
+            }
+            if deadline.is_some() && self.quotas.total() == 0 {
+                tracing::info!("drained");
+                break;
+            }
+            let far = Instant::now() + Duration::from_secs(3600);
+            let pause = if deadline.is_some() { Duration::from_millis(50) } else { Duration::from_secs(1) };
+            tokio::select! {
+                () = sleep_until(deadline.unwrap_or(far)) => if deadline.is_some() {
+                    tracing::warn!(allocations = self.quotas.total(), "the drain's deadline has passed");
+                    break;
+                },
+                _ = until.changed() => {}
+                () = sleep(pause) => {}
+            }
+        }
+        self.tell(&Command::Stop);
+        let joined = tokio::task::spawn_blocking(move || {
+            threads.into_iter().try_for_each(|thread| match thread.join() {
+                Ok(result) => result.map_err(|e| Failed(e.to_string())),
+                Err(_) => Err(Failed("it panicked".into())),
+            })
+        });
+        let result = joined.await.unwrap_or_else(|e| Err(Failed(e.to_string())));
+        self.stopped.send_replace(Some(result));
+    }
+}
+
+impl Handle {
+    /// Where clients connect: the ports that were picked where 0 was asked for.
+    #[must_use]
+    pub fn local_addrs(&self) -> &[(Transport, SocketAddr)] {
+        &self.0.local
+    }
+
+    /// Where the admin port is, if there is one.
+    #[must_use]
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.0.admin
+    }
+
+    /// Waits until a probe has relayed through the server.
+    pub async fn ready(&self) {
+        while admin::Program::ready(self).is_err() && self.0.stopped.borrow().is_none() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Takes new keys, where they do not come from a directory. Live allocations keep theirs.
+    pub fn set_keys(&self, ring: KeyRing) {
+        self.0.set_keys(ring);
+    }
+
+    /// What `/status` answers.
+    #[must_use]
+    pub fn status(&self) -> serde_json::Value {
+        let total = self.0.telemetry.total();
+        let state = self.0.state();
+        let keys: Vec<_> = state.ring.verifying(unix_now()).map(|key| key.id.to_string()).collect();
+        let relay: Vec<_> = state.relay.iter().map(|relay| relay.advertised).collect();
+        let users: serde_json::Map<_, _> = self
+            .0
+            .quotas
+            .top(TOP_USERS)
+            .into_iter()
+            .map(|(user, held)| (user.to_string(), held.into()))
+            .collect();
+        serde_json::json!({
+            "program": "rtc-turn",
+            "version": env!("CARGO_PKG_VERSION"),
+            "ring": {"revision": total.ring_revision, "keys": keys},
+            "fleetRevision": state.fleet.as_ref().map(|fleet| &fleet.revision),
+            "allocations": total.counters.live,
+            "connections": total.connections,
+            "draining": self.0.is_draining(),
+            "relayAddresses": relay,
+            "users": users,
+            "reloadError": state.reload_error,
+        })
+    }
+
+    /// Refuses new allocations, and stops the server when the last one has ended or after `deadline`.
+    /// A second call may shorten the deadline.
+    pub fn drain(&self, deadline: Duration) {
+        self.0.drain(deadline);
+    }
+
+    /// Waits until the server has stopped.
+    ///
+    /// # Errors
+    /// [`Failed`] when it stopped because a worker failed.
+    pub async fn stopped(&self) -> Result<(), Failed> {
+        let mut stopped = self.0.stopped.subscribe();
+        match stopped.wait_for(Option::is_some).await {
+            Ok(result) => result.clone().unwrap_or(Ok(())),
+            Err(_) => Ok(()),
+        }
+    }
+}
+
+impl admin::Program for Handle {
+    fn ready(&self) -> Result<(), String> {
+        self.0.state().ready.clone()
+    }
+
+    fn status(&self) -> serde_json::Value {
+        Self::status(self)
+    }
+
+    fn metrics(&self) -> String {
+        metrics::text(&self.0.registry)
+    }
+
+    fn drain(&self, deadline: Option<Duration>) {
+        self.0.drain(deadline.unwrap_or(self.0.config.drain_timeout));
+    }
+}

@@ -1,0 +1,163 @@
+//! What the workers publish, and what is made of it: metrics and status.
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+};
+use rtc_credentials::{KeyId, Transport};
+use rtc_turn_proto::{self as proto, Counters, Drop, ErrorCode, Traffic};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+/// The name of the key that the readiness probe signs with; no metric shows it.
+pub(crate) const PROBE_KEY: &str = "rtc-readiness";
+
+/// A worker's copy of its counters, for others to read.
+#[derive(Debug, Default)]
+pub(crate) struct Published(Mutex<Snapshot>);
+
+/// The counters of one worker, or of all.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Snapshot {
+    pub(crate) counters: Counters,
+    pub(crate) key_uses: BTreeMap<KeyId, u64>,
+    pub(crate) ring_revision: u64,
+    pub(crate) connections: usize,
+    /// The longest that a turn of the loop has taken since it was last published.
+    pub(crate) longest_turn: Duration,
+}
+
+impl Published {
+    pub(crate) fn update(&self, server: &proto::Server, ring: u64, connections: usize, turn: Duration) {
+        let mut snapshot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        snapshot.counters.clone_from(server.counters());
+        snapshot.key_uses = server.key_uses().map(|(id, uses)| (id.clone(), uses)).collect();
+        snapshot.ring_revision = ring;
+        snapshot.connections = connections;
+        snapshot.longest_turn = turn;
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// All workers' counters.
+#[derive(Clone, Debug)]
+pub(crate) struct Telemetry(pub(crate) Vec<Arc<Published>>);
+
+impl Telemetry {
+    /// The sum; of the ring's revision the least, as a change is in effect when all have it.
+    pub(crate) fn total(&self) -> Snapshot {
+        let mut total = Snapshot { ring_revision: u64::MAX, ..Snapshot::default() };
+        for worker in &self.0 {
+            let one = worker.snapshot();
+            add(&mut total.counters, &one.counters);
+            for (id, uses) in one.key_uses {
+                *total.key_uses.entry(id).or_default() += uses;
+            }
+            total.ring_revision = total.ring_revision.min(one.ring_revision);
+            total.connections += one.connections;
+            total.longest_turn = total.longest_turn.max(one.longest_turn);
+        }
+        total
+    }
+}
+
+fn add(total: &mut Counters, one: &Counters) {
+    let traffic = |to: &mut [Traffic; 4], from: &[Traffic; 4]| {
+        for (to, from) in to.iter_mut().zip(from) {
+            to.packets += from.packets;
+            to.bytes += from.bytes;
+        }
+    };
+    traffic(&mut total.to_peers, &one.to_peers);
+    traffic(&mut total.to_clients, &one.to_clients);
+    total.allocations += one.allocations;
+    total.live += one.live;
+    total.bindings += one.bindings;
+    total.errors.iter_mut().zip(one.errors).for_each(|(to, from)| *to += from);
+    total.drops.iter_mut().zip(one.drops).for_each(|(to, from)| *to += from);
+}
+
+impl Collector for Telemetry {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let total = self.total();
+        let counters = &total.counters;
+        let encoder = &mut encoder;
+        let packets = traffic(counters, |t| t.packets);
+        family(encoder, "rtc_turn_packets", "Datagrams relayed", &packets)?;
+        let bytes = traffic(counters, |t| t.bytes);
+        family(encoder, "rtc_turn_bytes", "Bytes of application data relayed", &bytes)?;
+        count(encoder, "rtc_turn_allocations_created", "Allocations that began", counters.allocations)?;
+        count(encoder, "rtc_turn_bindings", "Binding requests answered", counters.bindings)?;
+        let errors: Vec<_> = ErrorCode::ALL
+            .iter()
+            .map(|code| ([("code", code.code().to_string())], counters.errors_of(*code)))
+            .collect();
+        family(encoder, "rtc_turn_errors", "Error responses by code", &errors)?;
+        let drops: Vec<_> = Drop::ALL
+            .iter()
+            .map(|why| ([("reason", why.label().to_owned())], counters.drops_of(*why)))
+            .collect();
+        family(encoder, "rtc_turn_drops", "Packets dropped by reason", &drops)?;
+        let keys: Vec<_> = total
+            .key_uses
+            .iter()
+            .filter(|(id, _)| id.as_str() != PROBE_KEY)
+            .map(|(id, uses)| ([("key", id.to_string())], *uses))
+            .collect();
+        family(encoder, "rtc_turn_key_uses", "Allocations begun by each key of the ring", &keys)?;
+        gauge(encoder, "rtc_turn_allocations", "Allocations that are live", counters.live as f64)?;
+        gauge(encoder, "rtc_turn_connections", "TCP connections of clients", total.connections as f64)?;
+        gauge(
+            encoder,
+            "rtc_turn_ring_revision",
+            "The key ring that all workers use",
+            total.ring_revision as f64,
+        )?;
+        let lag = total.longest_turn.as_secs_f64();
+        gauge(encoder, "rtc_turn_loop_seconds", "The longest recent turn of a worker's loop", lag)
+    }
+}
+
+fn traffic(counters: &Counters, of: impl Fn(&Traffic) -> u64) -> Vec<([(&'static str, String); 2], u64)> {
+    let mut rows = Vec::new();
+    for (direction, by_transport) in [("to_peer", &counters.to_peers), ("to_client", &counters.to_clients)] {
+        for transport in [Transport::Udp, Transport::Tcp] {
+            let name = crate::settings::transport_name(transport).to_owned();
+            let value = of(&by_transport[transport as usize]);
+            rows.push(([("direction", direction.to_owned()), ("transport", name)], value));
+        }
+    }
+    rows
+}
+
+fn family<const N: usize>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    rows: &[([(&'static str, String); N], u64)],
+) -> fmt::Result {
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (labels, value) in rows {
+        let counter = ConstCounter::new(*value);
+        counter.encode(metric.encode_family(labels)?)?;
+    }
+    Ok(())
+}
+
+fn count(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
+    let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    ConstCounter::new(value).encode(metric)
+}
+
+fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: f64) -> fmt::Result {
+    let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    ConstGauge::new(value).encode(metric)
+}

@@ -1,0 +1,240 @@
+//! UDP in batches: many datagrams per system call in, trains of equal datagrams to one destination
+//! per system call out.
+
+use mio::net::UdpSocket;
+use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
+use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
+use std::{
+    io::{self, IoSliceMut},
+    net::{IpAddr, SocketAddr},
+    os::fd::AsFd,
+};
+
+/// Messages that one system call receives at most; each may be a train of up to 64 datagrams.
+const BATCH: usize = 16;
+/// The longest train, and the longest datagram.
+const MESSAGE: usize = 65_536;
+/// The most that one GSO send may carry: what fits an IPv4 packet less its headers.
+const MAX_TRAIN: usize = 65_507;
+
+/// A non-blocking socket whose trains the kernel splits and joins.
+#[derive(Debug)]
+pub(crate) struct Udp {
+    pub(crate) socket: UdpSocket,
+    state: UdpSocketState,
+    is_v4: bool,
+}
+
+impl Udp {
+    pub(crate) fn new(socket: std::net::UdpSocket) -> io::Result<Self> {
+        let is_v4 = socket.local_addr()?.is_ipv4();
+        let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
+        let udp = Self { socket: UdpSocket::from_std(socket), state, is_v4 };
+        // quinn-udp forbids fragments, as QUIC must; TURN relays what it gets (RFC 8656, section 14)
+        udp.set_dont_fragment(false)?;
+        Ok(udp)
+    }
+
+    fn set_dont_fragment(&self, on: bool) -> io::Result<()> {
+        let fd = self.socket.as_fd();
+        if self.is_v4 {
+            let how = if on { Ipv4PathMtuDiscovery::PROBE } else { Ipv4PathMtuDiscovery::DONT };
+            sockopt::set_ip_mtu_discover(fd, how)?;
+        } else {
+            let how = if on { Ipv6PathMtuDiscovery::PROBE } else { Ipv6PathMtuDiscovery::DONT };
+            sockopt::set_ipv6_mtu_discover(fd, how)?;
+        }
+        Ok(())
+    }
+
+    /// Sends datagrams of `segment` bytes each, the last maybe shorter.
+    fn send_train(&self, train: &Train, contents: &[u8]) -> io::Result<()> {
+        let segment = if train.count > 1 { Some(train.segment) } else { None };
+        let transmit = Transmit {
+            destination: train.destination,
+            ecn: None,
+            contents,
+            segment_size: segment,
+            src_ip: train.source,
+        };
+        self.state.try_send(UdpSockRef::from(&self.socket), &transmit)
+    }
+
+    /// One by one, when the system does not take the train as a whole.
+    fn send_each(&self, train: &Train, contents: &[u8]) -> u64 {
+        let single = Train { count: 1, ..*train };
+        let failed = contents.chunks(train.segment.max(1)).filter(|c| self.send_train(&single, c).is_err());
+        failed.count() as u64
+    }
+}
+
+/// Where a worker receives into. The memory is touched only as far as datagrams fill it.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    buffer: Box<[u8]>,
+    meta: [RecvMeta; BATCH],
+    count: usize,
+}
+
+/// A train that was received: datagrams of equal size from one source, the last maybe shorter.
+#[derive(Debug)]
+pub(crate) struct Received<'a> {
+    pub(crate) from: SocketAddr,
+    pub(crate) to: Option<IpAddr>,
+    contents: &'a [u8],
+    stride: usize,
+}
+
+impl<'a> Received<'a> {
+    pub(crate) fn datagrams(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        let (mut rest, stride, mut empty) = (self.contents, self.stride.max(1), self.contents.is_empty());
+        std::iter::from_fn(move || {
+            if rest.is_empty() {
+                return std::mem::take(&mut empty).then_some(rest);
+            }
+            let (datagram, tail) = rest.split_at(stride.min(rest.len()));
+            rest = tail;
+            Some(datagram)
+        })
+    }
+
+    pub(crate) fn count(&self) -> u64 {
+        (self.contents.len().div_ceil(self.stride.max(1))).max(1) as u64
+    }
+}
+
+impl Inbox {
+    pub(crate) fn new() -> Self {
+        Self { buffer: vec![0; BATCH * MESSAGE].into(), meta: [RecvMeta::default(); BATCH], count: 0 }
+    }
+
+    /// Receives what there is, up to a batch. `false` when the socket's queue is empty now, so that
+    /// another call would only find that out: an edge-triggered poll tells when there is more.
+    pub(crate) fn receive(&mut self, udp: &Udp) -> io::Result<bool> {
+        self.count = 0;
+        let mut chunks = self.buffer.chunks_mut(MESSAGE);
+        let mut slices: [IoSliceMut<'_>; BATCH] =
+            std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
+        match udp.state.recv(UdpSockRef::from(&udp.socket), &mut slices, &mut self.meta) {
+            Ok(count) => {
+                self.count = count;
+                Ok(count == BATCH)
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    pub(crate) fn trains(&self) -> impl Iterator<Item = Received<'_>> {
+        self.meta[..self.count].iter().zip(self.buffer.chunks(MESSAGE)).map(|(meta, buffer)| Received {
+            from: meta.addr,
+            to: meta.dst_ip,
+            contents: &buffer[..meta.len],
+            stride: meta.stride,
+        })
+    }
+}
+
+/// Which of a worker's sockets a train leaves by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Via {
+    /// A listener, by index.
+    Listener(usize),
+    /// A relay socket, by id.
+    Relay(usize),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Train {
+    via: Via,
+    destination: SocketAddr,
+    source: Option<IpAddr>,
+    dont_fragment: bool,
+    /// Where its bytes are in the buffer.
+    start: usize,
+    end: usize,
+    /// Every datagram's length, except that the last may be shorter, after which none may follow.
+    segment: usize,
+    count: usize,
+    open: bool,
+}
+
+/// Datagrams on their way out. A payload is copied once, to where it is sent from.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    buffer: Vec<u8>,
+    trains: Vec<Train>,
+}
+
+impl Outbox {
+    /// Adds the datagram that `write` appends; nothing when that is `false`.
+    pub(crate) fn push(
+        &mut self,
+        via: Via,
+        destination: SocketAddr,
+        source: Option<IpAddr>,
+        dont_fragment: bool,
+        write: impl FnOnce(&mut Vec<u8>) -> bool,
+    ) {
+        let start = self.buffer.len();
+        if !write(&mut self.buffer) {
+            self.buffer.truncate(start);
+            return;
+        }
+        let length = self.buffer.len() - start;
+        if let Some(last) = self.trains.last_mut()
+            && last.open
+            && last.via == via
+            && last.destination == destination
+            && last.source == source
+            && last.dont_fragment == dont_fragment
+            && length > 0
+            && length <= last.segment
+            && last.end - last.start + length <= MAX_TRAIN
+            && last.count < 64
+        {
+            last.end += length;
+            last.count += 1;
+            last.open = length == last.segment;
+            return;
+        }
+        self.trains.push(Train {
+            via,
+            destination,
+            source,
+            dont_fragment,
+            start,
+            end: start + length,
+            segment: length,
+            count: 1,
+            open: length > 0,
+        });
+    }
+
+    /// Sends everything. Returns how many datagrams the system did not take.
+    pub(crate) fn flush<'s>(&mut self, socket: impl Fn(Via) -> Option<&'s Udp>) -> u64 {
+        let mut failed = 0;
+        for train in &self.trains {
+            let Some(udp) = socket(train.via) else {
+                failed += train.count as u64;
+                continue;
+            };
+            let contents = &self.buffer[train.start..train.end];
+            if train.dont_fragment {
+                let _ = udp.set_dont_fragment(true);
+            }
+            match udp.send_train(train, contents) {
+                Ok(()) => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => failed += train.count as u64,
+                Err(_) if train.count > 1 => failed += udp.send_each(train, contents),
+                Err(_) => failed += 1,
+            }
+            if train.dont_fragment {
+                let _ = udp.set_dont_fragment(false);
+            }
+        }
+        self.trains.clear();
+        self.buffer.clear();
+        failed
+    }
+}
