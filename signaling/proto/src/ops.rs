@@ -46,6 +46,8 @@ pub struct Join {
     pub profile: Profile,
     /// The most members, if this one is the first; 0 for no limit.
     pub max: u32,
+    /// The most members, itself among them, with whom this one enters; 0 for any number.
+    pub bound: u32,
 }
 
 /// A member of a room, as a roster shows it.

@@ -99,11 +99,16 @@ impl Room {
     pub fn join(&mut self, join: Join, now: u64) -> Joined {
         let again = self.members.get(&join.member).is_some_and(|m| m.secret == join.secret);
         if !again {
-            if self.is_full() {
+            let most = match (self.max, join.bound) {
+                (0, most) | (most, 0) => most,
+                (a, b) => a.min(b),
+            };
+            let is_full = |room: &Self| most > 0 && room.members.len() >= most as usize;
+            if is_full(self) {
                 self.reap(now);
             }
-            if self.is_full() {
-                return Joined::Full { max: self.max };
+            if is_full(self) {
+                return Joined::Full { max: most };
             }
             self.append(Draft::joined(&join.member, &join.profile));
             let member = Member {
@@ -282,10 +287,6 @@ impl Room {
             Some(m) if m.conn != conn => Err(Refusal::Superseded),
             Some(_) => Ok(()),
         }
-    }
-
-    fn is_full(&self) -> bool {
-        self.max > 0 && self.members.len() >= self.max as usize
     }
 
     fn hold(&mut self, holder: ReplicaId, now: u64) {

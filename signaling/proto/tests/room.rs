@@ -61,6 +61,7 @@ fn join(who: u8, on: u8, max: u32) -> Join {
         holder: replica(on),
         profile: Profile::new(&member(who), None, None),
         max,
+        bound: 0,
     }
 }
 

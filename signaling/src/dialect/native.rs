@@ -1,0 +1,248 @@
+//! Protocol v1: does what a frame asks of the rooms, and puts what comes of it into frames.
+
+use crate::{
+    hub::{Attachment, Continued, EnterError, Entered, Entering, Hub, SignalError},
+    ice::IceSource,
+    outbox::{Out, Outbox},
+    store::StoreError,
+};
+use axum::extract::ws::Utf8Bytes;
+use rtc_signaling_proto::{
+    Command, Limits, Refusal, RequestId, ResumeToken,
+    client::Code,
+    entry::Reason,
+    ops::{Present, View},
+    server::{Ice, Roster, ServerFrame},
+};
+use serde_json::value::{RawValue, to_raw_value};
+use std::{borrow::Cow, sync::Arc};
+
+/// What every connection of this dialect shares.
+#[derive(Clone, Debug)]
+pub struct Native {
+    /// The rooms.
+    pub hub: Arc<Hub>,
+    /// Where `iceServers` come from.
+    pub ice: Arc<dyn IceSource>,
+    /// What one client may ask for.
+    pub limits: Limits,
+}
+
+/// What came of a command.
+#[derive(Debug)]
+pub struct Answer {
+    /// To send, in order, before anything else of the room.
+    pub replies: Vec<Utf8Bytes>,
+    /// What became of the connection's place.
+    pub place: Place,
+}
+
+/// What became of a connection's place in a room.
+#[derive(Debug)]
+pub enum Place {
+    /// Nothing new.
+    Same,
+    /// It has one.
+    Entered(Attachment),
+    /// It has none any more.
+    Left,
+}
+
+impl Answer {
+    fn reply(text: String) -> Self {
+        Self { replies: vec![text.into()], place: Place::Same }
+    }
+}
+
+impl Native {
+    /// Does what a client asked for. To be driven to its end, also when the client is gone.
+    pub async fn execute(&self, command: Command, at: Option<Attachment>, outbox: Arc<Outbox>) -> Answer {
+        let metrics = self.hub.metrics();
+        match (command, at) {
+            (Command::Join { id, room, name, meta, max }, _) => {
+                metrics.message("native", "join");
+                let entering = Entering { room, name: name.as_deref(), meta: meta.as_deref(), max, bound: 0 };
+                let asked = entering.room.clone();
+                match self.hub.enter(entering, outbox, |_| {}).await {
+                    Ok(entered) => self.joined(id.as_ref(), entered),
+                    Err(EnterError::Full { max }) => {
+                        Answer::reply(ServerFrame::Full { id: id.as_ref(), room: &asked, max }.to_text())
+                    }
+                    Err(EnterError::Store(error)) => Answer::reply(store_error(id.as_ref(), &error)),
+                }
+            }
+            (Command::Resume { id, token, epoch, seq }, _) => {
+                metrics.message("native", "resume");
+                self.resume(id.as_ref(), &token, epoch, seq, outbox).await
+            }
+            (Command::Signal { id, to, data }, Some(at)) => {
+                metrics.message("native", "signal");
+                let sent = self.hub.signal(&at, to, id.as_ref(), data).await;
+                match (sent, id) {
+                    (Ok(seq), Some(id)) => Answer::reply(ServerFrame::Ack { id: &id, seq }.to_text()),
+                    (Ok(_), None) => Answer { replies: Vec::new(), place: Place::Same },
+                    (Err(error), id) => {
+                        let code = match &error {
+                            SignalError::Refused(refusal) => refusal_code(*refusal),
+                            SignalError::Degraded => Code::Degraded,
+                        };
+                        Answer::reply(ServerFrame::error(id.as_ref(), code, &error.to_string()))
+                    }
+                }
+            }
+            (Command::Leave { id }, Some(at)) => {
+                metrics.message("native", "leave");
+                self.hub.leave(&at, Reason::Left).await;
+                let ack = id.as_ref().map(|id| ServerFrame::Ack { id, seq: None }.to_text().into());
+                Answer { replies: ack.into_iter().collect(), place: Place::Left }
+            }
+            (Command::Ice { id }, Some(at)) => {
+                metrics.message("native", "ice");
+                Answer::reply(self.fresh_ice(id.as_ref(), at.member.as_str()))
+            }
+            // The session lets none of these through without a place.
+            (Command::Signal { id, .. } | Command::Leave { id } | Command::Ice { id }, None) => {
+                Answer::reply(ServerFrame::error(
+                    id.as_ref(),
+                    Code::NotJoined,
+                    "send `join` or `resume` first",
+                ))
+            }
+        }
+    }
+
+    fn joined(&self, id: Option<&RequestId>, entered: Entered) -> Answer {
+        let Entered { at, token, since, mut view } = entered;
+        sort(&mut view.members);
+        let own = at.member.as_str();
+        let ice = self.ice(own).unwrap_or_else(|reason| {
+            tracing::warn!(reason, "a member gets no iceServers");
+            Ice { servers: empty(), expires: 0 }
+        });
+        let frame = ServerFrame::Joined {
+            id,
+            room: &at.room,
+            session: own,
+            resume: &token.to_text(),
+            epoch: view.epoch,
+            seq: view.seq,
+            polite: view.members.len() > 1,
+            members: Roster { members: &view.members, own, since, until: u64::MAX },
+            ice_servers: Cow::Borrowed(&ice.servers),
+            expires: ice.expires,
+            limits: self.limits.into(),
+        };
+        let reply = frame.to_text().into();
+        Answer { replies: vec![reply], place: Place::Entered(at) }
+    }
+
+    async fn resume(
+        &self,
+        id: Option<&RequestId>,
+        token: &ResumeToken,
+        epoch: u64,
+        seq: u64,
+        outbox: Arc<Outbox>,
+    ) -> Answer {
+        let metrics = self.hub.metrics();
+        let continued = self.hub.resume(token, epoch, seq, outbox).await;
+        let Continued { at, since, mut view, missed } = match continued {
+            Ok(continued) => continued,
+            Err(error) => {
+                let outcome = match &error {
+                    StoreError::Refused(_) => "unknown_session",
+                    StoreError::Unavailable(_) => "unavailable",
+                };
+                metrics.resume(outcome);
+                return Answer::reply(store_error(id, &error));
+            }
+        };
+        sort(&mut view.members);
+        let own = at.member.as_str();
+        let replies = match missed {
+            Some(missed) => {
+                metrics.resume("resumed");
+                // Who came after `seq` is told by the entries that follow.
+                let members = Roster { members: &view.members, own, since, until: seq };
+                let first = ServerFrame::Resumed { id, session: own, epoch, seq, members }.to_text().into();
+                std::iter::once(first).chain(missed.iter().map(|parcel| parcel.frame.clone())).collect()
+            }
+            None => {
+                metrics.resume("resync");
+                vec![resync(id, own, since, &view, view.seq)]
+            }
+        };
+        Answer { replies, place: Place::Entered(at) }
+    }
+
+    fn fresh_ice(&self, id: Option<&RequestId>, member: &str) -> String {
+        match self.ice(member) {
+            Ok(Ice { servers, expires }) => {
+                ServerFrame::Ice { id, ice_servers: Cow::Owned(servers), expires }.to_text()
+            }
+            Err(reason) => {
+                tracing::warn!(reason, "a member gets no iceServers");
+                let how = "no credentials can be made now; go on with those you have and ask again";
+                ServerFrame::error(id, Code::IceUnavailable, how)
+            }
+        }
+    }
+
+    fn ice(&self, user: &str) -> Result<Ice, String> {
+        let (servers, expires) = self.ice.ice_servers(user, rtc_service::clock::unix_now())?;
+        let servers = to_raw_value(&servers).map_err(|e| e.to_string())?;
+        Ok(Ice { servers, expires })
+    }
+
+    /// Puts what the rooms want to tell a client into a frame; `None` when this dialect has no word for it.
+    #[must_use]
+    pub fn frame(&self, out: &Out, at: Option<&Attachment>) -> Option<Utf8Bytes> {
+        Some(match out {
+            Out::Parcel(parcel) => parcel.frame.clone(),
+            Out::Text(text) => text.clone(),
+            Out::Resync { view, seq } => {
+                let own = at?.member.as_str();
+                let since = view.members.iter().find(|m| m.id.as_str() == own).map_or(0, |m| m.since);
+                resync(None, own, since, view, *seq)
+            }
+            Out::Degraded(since) => ServerFrame::Degraded { since: *since }.to_text().into(),
+            Out::Recovered => ServerFrame::Recovered.to_text().into(),
+            Out::Goaway(reconnect_in_ms) => {
+                ServerFrame::Goaway { reconnect_in_ms: *reconnect_in_ms }.to_text().into()
+            }
+            Out::Close(..) => return None,
+        })
+    }
+}
+
+fn resync(id: Option<&RequestId>, own: &str, since: u64, view: &View, seq: u64) -> Utf8Bytes {
+    let members = Roster { members: &view.members, own, since, until: u64::MAX };
+    ServerFrame::Resync { id, session: own, epoch: view.epoch, seq, members }.to_text().into()
+}
+
+fn sort(members: &mut [Present]) {
+    members.sort_by_key(|m| m.since);
+}
+
+fn empty() -> Box<RawValue> {
+    RawValue::from_string("[]".into()).unwrap_or_default()
+}
+
+fn refusal_code(refusal: Refusal) -> Code {
+    match refusal {
+        Refusal::UnknownSession => Code::UnknownSession,
+        Refusal::Superseded => Code::Superseded,
+        Refusal::NoSuchMember => Code::NoSuchMember,
+    }
+}
+
+fn store_error(id: Option<&RequestId>, error: &StoreError) -> String {
+    match error {
+        StoreError::Refused(refusal) => ServerFrame::error(id, refusal_code(*refusal), &refusal.to_string()),
+        StoreError::Unavailable(reason) => {
+            tracing::warn!(reason, "a client is told to try again");
+            let how = "the rooms cannot be reached now; try again in a few seconds";
+            ServerFrame::error(id, Code::StoreUnavailable, how)
+        }
+    }
+}

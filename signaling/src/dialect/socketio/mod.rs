@@ -1,0 +1,349 @@
+//! Google's WebRTC codelab: unmodified clients, of Socket.IO 2 (Engine.IO 3) and 4, by polling and
+//! WebSocket, on the same rooms as everybody.
+//!
+//! | client | server |
+//! | --- | --- |
+//! | `create or join`(room), first | `created`(room, id), and `empty`(room) for the article's client |
+//! | the same, second | `join`(room) to the one inside; `joined`(room, id) to this one; `ready` to both |
+//! | the same, third | `full`(room) |
+//! | `message`(any) | `message`(any) to the other of the same room (the original tells every room) |
+//! | `ipaddr` | `ipaddr`(the host that the client connected to) |
+//! | `bye` | leaves |
+//! | | `log`(array) |
+//!
+//! A client is in one room at a time. `socket.io.js` is not served: a page brings its own.
+
+mod engine;
+mod packet;
+mod session;
+
+use crate::{
+    hub::Hub,
+    outbox::Out,
+    server::{Counted, Replica, Server},
+};
+use axum::{
+    Router,
+    body::Bytes,
+    extract::{
+        DefaultBodyLimit, FromRequestParts, Query, Request, State,
+        ws::{Message, WebSocket, WebSocketUpgrade},
+    },
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::any,
+};
+use engine::{MAX_PAYLOAD, NOOP, Revision};
+use rtc_signaling_proto::Limits;
+use serde::Deserialize;
+use serde_json::json;
+use session::Session;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+/// A poll without news ends after so long. Pings come more often.
+const POLL: Duration = Duration::from_secs(40);
+/// How long one packet may take to be written.
+const WRITE: Duration = Duration::from_secs(10);
+
+/// The sessions of long-polling clients. Replicas that share a port share it, because each request of such
+/// a client may come to another one.
+#[derive(Clone, Debug, Default)]
+pub struct Table(Arc<Mutex<HashMap<String, Arc<Session>>>>);
+
+impl Table {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Session>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn insert(&self, session: &Arc<Session>) {
+        self.lock().insert(session.sid.clone(), session.clone());
+    }
+
+    fn remove(&self, sid: &str) {
+        self.lock().remove(sid);
+    }
+
+    fn get(&self, sid: &str) -> Option<Arc<Session>> {
+        self.lock().get(sid).cloned()
+    }
+}
+
+/// This dialect at one replica.
+#[derive(Debug)]
+pub(crate) struct SocketIo {
+    hub: Arc<Hub>,
+    table: Table,
+    limits: Limits,
+    open: Arc<AtomicUsize>,
+}
+
+impl SocketIo {
+    pub(crate) fn new(hub: Arc<Hub>, table: Table, limits: Limits) -> Self {
+        Self { hub, table, limits, open: Arc::default() }
+    }
+
+    /// Sessions that began at this replica.
+    pub(crate) fn connections(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    fn begin(&self, revision: Revision, headers: &HeaderMap) -> Arc<Session> {
+        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        // without the port, which an IPv6 address in brackets has after them
+        let host = match host.rsplit_once(':') {
+            Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+            _ => host,
+        };
+        let counted = Counted::new(&self.open);
+        Session::start(&self.hub, &self.table, self.limits, revision, host.to_owned(), counted)
+    }
+}
+
+/// The routes of this dialect.
+pub(crate) fn router() -> Router<Replica> {
+    Router::new()
+        .route("/socket.io/", any(serve))
+        .route("/socket.io", any(serve))
+        .layer(DefaultBodyLimit::max(MAX_PAYLOAD))
+}
+
+#[derive(Deserialize)]
+struct Asked {
+    #[serde(rename = "EIO", default)]
+    eio: String,
+    #[serde(default)]
+    transport: String,
+    sid: Option<String>,
+}
+
+/// The errors of Engine.IO's handshake, by number.
+enum Refused {
+    UnknownTransport = 0,
+    UnknownSession = 1,
+    BadMethod = 2,
+    BadRequest = 3,
+    Forbidden = 4,
+    UnsupportedVersion = 5,
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let message = match self {
+            Self::UnknownTransport => "Transport unknown",
+            Self::UnknownSession => "Session ID unknown",
+            Self::BadMethod => "Bad handshake method",
+            Self::BadRequest => "Bad request",
+            Self::Forbidden => "Forbidden",
+            Self::UnsupportedVersion => "Unsupported protocol version",
+        };
+        let status = match self {
+            Self::Forbidden => StatusCode::FORBIDDEN,
+            _ => StatusCode::BAD_REQUEST,
+        };
+        (status, axum::Json(json!({"code": self as u8, "message": message}))).into_response()
+    }
+}
+
+async fn serve(State(replica): State<Replica>, request: Request) -> Result<Response, StatusCode> {
+    let server = replica.get()?;
+    let origin = request.headers().get(header::ORIGIN).cloned();
+    if !server.origins().admits(request.headers()) {
+        return Ok(Refused::Forbidden.into_response());
+    }
+    let mut response = if request.method() == Method::OPTIONS {
+        preflight()
+    } else {
+        answer(&server, request).await.unwrap_or_else(Refused::into_response)
+    };
+    // Pages of other origins bring their own client; the older ones ask with credentials.
+    let headers = response.headers_mut();
+    match origin {
+        Some(origin) => {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+            headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+            headers.insert(header::VARY, HeaderValue::from_static("origin"));
+        }
+        None => {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+        }
+    }
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+fn preflight() -> Response {
+    let headers = [
+        (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST"),
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, "content-type"),
+    ];
+    (StatusCode::NO_CONTENT, headers).into_response()
+}
+
+async fn answer(server: &Server, request: Request) -> Result<Response, Refused> {
+    let io = server.socketio();
+    let (mut parts, body) = request.into_parts();
+    let asked = Query::<Asked>::try_from_uri(&parts.uri).map_err(|_| Refused::BadRequest)?.0;
+    let websocket = match asked.transport.as_str() {
+        "polling" => false,
+        "websocket" => true,
+        _ => return Err(Refused::UnknownTransport),
+    };
+    let session = match &asked.sid {
+        Some(sid) => Some(io.table.get(sid).ok_or(Refused::UnknownSession)?),
+        None => None,
+    };
+    if session.is_none() && parts.method != Method::GET {
+        return Err(Refused::BadMethod);
+    }
+    let revision = Revision::from_query(&asked.eio).ok_or(Refused::UnsupportedVersion)?;
+    if websocket {
+        let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &()).await;
+        let upgrade = upgrade.map_err(|_| Refused::BadRequest)?;
+        let begin = session.is_none();
+        let session = session.unwrap_or_else(|| io.begin(revision, &parts.headers));
+        let upgrade =
+            upgrade.read_buffer_size(4 << 10).max_message_size(MAX_PAYLOAD).max_frame_size(MAX_PAYLOAD);
+        let failing = session.clone();
+        return Ok(upgrade
+            .on_failed_upgrade(move |_| {
+                if begin {
+                    tokio::spawn(async move { failing.end().await });
+                }
+            })
+            .on_upgrade(async move |socket| {
+                if begin {
+                    over_websocket(socket, &session).await;
+                } else {
+                    upgrade_to(socket, &session).await;
+                }
+            }));
+    }
+    let Some(session) = session else {
+        let session = io.begin(revision, &parts.headers);
+        return Ok(text(session.revision.payload(&session.greet(&["websocket"]))));
+    };
+    match parts.method {
+        Method::GET => poll(&session).await,
+        Method::POST => {
+            let body = axum::body::to_bytes(body, MAX_PAYLOAD).await.map_err(|_| Refused::BadRequest)?;
+            post(&session, &body).await
+        }
+        _ => Err(Refused::BadRequest),
+    }
+}
+
+fn text(body: String) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; charset=UTF-8")], body).into_response()
+}
+
+/// Waits for something to say, and says all that there is.
+async fn poll(session: &Arc<Session>) -> Result<Response, Refused> {
+    session.hear();
+    let Ok(_reader) = session.reader.try_lock() else {
+        // two polls at once: one of them would lose what it takes
+        session.end().await;
+        return Err(Refused::BadRequest);
+    };
+    let upgrading = session.upgrade.notified();
+    let mut packets = Vec::new();
+    if !session.upgrading.load(Ordering::Relaxed) {
+        tokio::select! {
+            out = session.outbox.next() => packets.extend(session.words(&out)),
+            () = upgrading => {}
+            () = tokio::time::sleep(POLL) => {}
+        }
+        let mut bytes: usize = packets.iter().map(String::len).sum();
+        while bytes < MAX_PAYLOAD / 2
+            && let Some(out) = session.outbox.pop()
+        {
+            for packet in session.words(&out) {
+                bytes += packet.len();
+                packets.push(packet);
+            }
+        }
+    }
+    if packets.is_empty() {
+        packets.push(NOOP.to_owned());
+    }
+    Ok(text(session.revision.payload(&packets)))
+}
+
+async fn post(session: &Arc<Session>, body: &Bytes) -> Result<Response, Refused> {
+    let packets = std::str::from_utf8(body).ok().and_then(|body| session.revision.packets(body));
+    for packet in packets.ok_or(Refused::BadRequest)? {
+        if !session.receive(packet).await {
+            break;
+        }
+    }
+    Ok(([(header::CONTENT_TYPE, "text/html")], "ok").into_response())
+}
+
+/// Serves a session over a WebSocket, from its beginning.
+async fn over_websocket(mut socket: WebSocket, session: &Arc<Session>) {
+    for packet in session.greet(&[]) {
+        if socket.send(Message::Text(packet.into())).await.is_err() {
+            break;
+        }
+    }
+    let _reader = session.reader.lock().await;
+    pump(&mut socket, session).await;
+    session.end().await;
+}
+
+/// Serves a session that polled before: the client tries the WebSocket out, ends its polling, and changes.
+async fn upgrade_to(mut socket: WebSocket, session: &Arc<Session>) {
+    let probe = async {
+        match socket.recv().await {
+            Some(Ok(Message::Text(packet))) if packet.as_str() == "2probe" => {}
+            _ => return false,
+        }
+        if socket.send(Message::Text("3probe".into())).await.is_err() {
+            return false;
+        }
+        session.set_upgrading(true);
+        matches!(socket.recv().await, Some(Ok(Message::Text(packet))) if packet.as_str() == "5")
+    };
+    let changed = tokio::time::timeout(WRITE, probe).await.unwrap_or(false);
+    if !changed {
+        // it goes on polling
+        session.set_upgrading(false);
+        return;
+    }
+    let _reader = session.reader.lock().await;
+    pump(&mut socket, session).await;
+    session.end().await;
+}
+
+async fn pump(socket: &mut WebSocket, session: &Arc<Session>) {
+    loop {
+        tokio::select! {
+            received = socket.recv() => match received {
+                Some(Ok(Message::Text(packet))) => {
+                    if !session.receive(&packet).await {
+                        return;
+                    }
+                }
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => session.hear(),
+                Some(Ok(Message::Binary(_) | Message::Close(_)) | Err(_)) | None => return,
+            },
+            out = session.outbox.next() => {
+                for packet in session.words(&out) {
+                    let written = socket.send(Message::Text(packet.into()));
+                    if !matches!(tokio::time::timeout(WRITE, written).await, Ok(Ok(()))) {
+                        return;
+                    }
+                }
+                if matches!(out, Out::Close(..)) {
+                    return;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! One client of the codelab, over whichever transport it has just now.
+
+use super::{
+    Table,
+    engine::{self, PING_INTERVAL, PING_TIMEOUT, Revision},
+    packet,
+};
+use crate::{
+    hub::{Attachment, EnterError, Entered, Entering, Hub},
+    metrics::OpenConnection,
+    outbox::{Out, Outbox},
+    parcel::Parcel,
+    server::Counted,
+};
+use rtc_signaling_proto::{Kind, Limits, RoomName, entry::Reason, limits::Bucket};
+use serde::Deserialize;
+use serde_json::{Value, json, value::RawValue};
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
+
+/// A codelab room has two members.
+const MEMBERS: u32 = 2;
+
+/// A session of Engine.IO.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) sid: String,
+    pub(super) revision: Revision,
+    pub(super) outbox: Arc<Outbox>,
+    /// Whoever has it takes from the outbox: a poll or a WebSocket.
+    pub(super) reader: tokio::sync::Mutex<()>,
+    /// Tells a poll to end, because the client changes to a WebSocket.
+    pub(super) upgrade: Notify,
+    pub(super) upgrading: AtomicBool,
+    hub: Arc<Hub>,
+    limits: Limits,
+    host: String,
+    heard: Mutex<Instant>,
+    state: tokio::sync::Mutex<State>,
+    /// The room, for those who put its entries into words.
+    room: Mutex<Option<RoomName>>,
+    ended: watch::Sender<bool>,
+    table: Table,
+    _counted: (Counted, OpenConnection),
+}
+
+#[derive(Debug)]
+struct State {
+    at: Option<Attachment>,
+    rate: Bucket,
+    start: Instant,
+}
+
+impl State {
+    fn may_speak(&mut self) -> bool {
+        let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.rate.take(now)
+    }
+}
+
+impl Session {
+    pub(super) fn start(
+        hub: &Arc<Hub>,
+        table: &Table,
+        limits: Limits,
+        revision: Revision,
+        host: String,
+        counted: Counted,
+    ) -> Arc<Self> {
+        let rate = limits.messages_per_second;
+        let session = Arc::new(Self {
+            sid: crate::random::connection(),
+            revision,
+            outbox: Outbox::new(limits.queue_bytes),
+            reader: tokio::sync::Mutex::default(),
+            upgrade: Notify::new(),
+            upgrading: AtomicBool::new(false),
+            hub: hub.clone(),
+            limits,
+            host,
+            heard: Mutex::new(Instant::now()),
+            state: tokio::sync::Mutex::new(State {
+                at: None,
+                rate: Bucket::new(rate, rate.saturating_mul(2)),
+                start: Instant::now(),
+            }),
+            room: Mutex::default(),
+            ended: watch::channel(false).0,
+            table: table.clone(),
+            _counted: (counted, hub.metrics().connection("socketio")),
+        });
+        table.insert(&session);
+        tokio::spawn(watch_over(Arc::downgrade(&session)));
+        session
+    }
+
+    /// Something came from the client.
+    pub(super) fn hear(&self) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    fn quiet(&self) -> Duration {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        *self.ended.borrow()
+    }
+
+    fn say(&self, packet: String) {
+        self.outbox.push(Out::Text(packet.into()));
+    }
+
+    fn emit(&self, name: &str, arguments: &[Value]) {
+        self.say(packet::event(name, arguments));
+    }
+
+    /// `log`, as the codelab's server explains itself to its students.
+    fn log(&self, words: &[Value]) {
+        let mut line = vec![json!("Message from server:")];
+        line.extend_from_slice(words);
+        self.emit("log", &[Value::Array(line)]);
+    }
+
+    /// The first packets of the session.
+    pub(super) fn greet(&self, upgrades: &[&str]) -> Vec<String> {
+        let mut packets = vec![self.revision.open(&self.sid, upgrades)];
+        if self.revision == Revision::Three {
+            packets.push(packet::connected(self.revision, &self.sid));
+        }
+        packets
+    }
+
+    /// A packet came from the client; packets are dealt with one after the other. Returns false when the
+    /// session is over.
+    pub(super) async fn receive(self: &Arc<Self>, text: &str) -> bool {
+        self.hear();
+        let mut state = self.state.lock().await;
+        if self.is_over() {
+            return false;
+        }
+        // who sends too fast waits, and so does what it sends next
+        while !state.may_speak() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let fine = text.len() <= self.limits.frame_bytes
+            && match engine::read(text) {
+                engine::Received::Ping(data) => {
+                    self.say(format!("3{data}"));
+                    true
+                }
+                engine::Received::Message(message) => self.message(&mut state, packet::read(message)).await,
+                engine::Received::Pong | engine::Received::Noop | engine::Received::Upgrade => true,
+                engine::Received::Close | engine::Received::Bad => false,
+            };
+        drop(state);
+        if !fine {
+            self.end().await;
+        }
+        fine
+    }
+
+    async fn message(&self, state: &mut State, received: packet::Received) -> bool {
+        match received {
+            packet::Received::Connect => {
+                if self.revision == Revision::Four {
+                    self.say(packet::connected(self.revision, &self.sid));
+                }
+            }
+            packet::Received::ConnectElsewhere(namespace) => {
+                self.say(packet::no_namespace(self.revision, &namespace));
+            }
+            packet::Received::Event { name, arguments } => self.event(state, &name, &arguments).await,
+            packet::Received::Ignored => {}
+            packet::Received::Disconnect | packet::Received::Bad => return false,
+        }
+        true
+    }
+
+    async fn event(&self, state: &mut State, name: &str, arguments: &[Value]) {
+        let first = arguments.first();
+        match name {
+            "create or join" => {
+                self.hub.metrics().message("socketio", "join");
+                let room = match first {
+                    Some(Value::String(room)) => room.clone(),
+                    Some(other) => other.to_string(),
+                    None => String::new(),
+                };
+                self.log(&[json!(format!("Received request to create or join room {room}"))]);
+                match room.parse() {
+                    Ok(room) => self.create_or_join(state, room).await,
+                    Err(error) => self.log(&[json!(format!("{error}"))]),
+                }
+            }
+            "message" => {
+                self.hub.metrics().message("socketio", "signal");
+                let data = first.unwrap_or(&Value::Null);
+                self.log(&[json!("Client said: "), data.clone()]);
+                let Some(at) = &state.at else { return };
+                if let Err(error) = self.hub.signal(at, None, None, data.to_string()).await {
+                    self.log(&[json!(format!("{error}"))]);
+                }
+            }
+            "ipaddr" => self.emit("ipaddr", &[json!(self.host)]),
+            "bye" => self.leave(state, Reason::Left).await,
+            _ => {}
+        }
+    }
+
+    async fn create_or_join(&self, state: &mut State, room: RoomName) {
+        if state.at.as_ref().is_some_and(|at| at.room == room) {
+            self.log(&[json!(format!("You are in room {room} already"))]);
+            return;
+        }
+        self.leave(state, Reason::Left).await;
+        let entering = Entering { room: room.clone(), name: None, meta: None, max: MEMBERS, bound: MEMBERS };
+        *self.room.lock().unwrap_or_else(PoisonError::into_inner) = Some(room.clone());
+        // what the room says must come after the answer
+        let entered = self.hub.enter(entering, self.outbox.clone(), |entered| self.answer(entered)).await;
+        match entered {
+            Ok(entered) => state.at = Some(entered.at),
+            Err(EnterError::Full { .. }) => self.emit("full", &[json!(room)]),
+            Err(EnterError::Store(error)) => {
+                tracing::warn!(%error, "a client of the codelab is told to try again");
+                self.log(&[json!("the rooms cannot be reached now; try again in a few seconds")]);
+            }
+        }
+    }
+
+    fn answer(&self, entered: &Entered) {
+        let (room, id) = (json!(entered.at.room), json!(self.sid));
+        let verb = if entered.view.members.len() > 1 { "joined" } else { "created" };
+        self.log(&[json!(format!("Client ID {} {verb} room {}", self.sid, entered.at.room))]);
+        self.emit(verb, &[room.clone(), id]);
+        if verb == "created" {
+            // the article's client waits for this one
+            self.emit("empty", &[room]);
+        } else {
+            self.emit("ready", &[]);
+        }
+    }
+
+    async fn leave(&self, state: &mut State, why: Reason) {
+        if let Some(at) = state.at.take() {
+            self.hub.leave(&at, why).await;
+            self.outbox.clear_parcels();
+        }
+    }
+
+    /// The session is over: its member leaves at once, for this dialect knows no resuming.
+    pub(super) async fn end(self: &Arc<Self>) {
+        if self.ended.send_replace(true) {
+            return;
+        }
+        self.table.remove(&self.sid);
+        self.outbox.push(Out::Close(1000, "over"));
+        let mut state = self.state.lock().await;
+        self.leave(&mut state, Reason::Lost).await;
+    }
+
+    /// The packets for something that the rooms say; empty when this dialect has no word for it.
+    pub(super) fn words(&self, out: &Out) -> Vec<String> {
+        match out {
+            Out::Text(packet) => vec![packet.to_string()],
+            Out::Parcel(parcel) => self.parcel(parcel),
+            Out::Close(..) => vec![engine::CLOSE.to_owned()],
+            // No client of the codelab knows of these.
+            Out::Resync { .. } | Out::Degraded(_) | Out::Recovered | Out::Goaway(_) => Vec::new(),
+        }
+    }
+
+    fn parcel(&self, parcel: &Parcel) -> Vec<String> {
+        #[derive(Deserialize)]
+        struct Frame<'a> {
+            #[serde(borrow)]
+            data: &'a RawValue,
+        }
+        match parcel.kind {
+            Kind::Signal => match serde_json::from_str::<Frame<'_>>(&parcel.frame) {
+                Ok(frame) => vec![packet::raw_event("message", frame.data.get())],
+                Err(_) => Vec::new(),
+            },
+            Kind::Joined => {
+                let room = self.room.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                vec![packet::event("join", &[json!(room)]), packet::event("ready", &[])]
+            }
+            // `bye` is a message of the other client's.
+            Kind::Left | Kind::Attached => Vec::new(),
+        }
+    }
+}
+
+/// Pings a client of revision 4, and ends a session of which nothing is heard.
+async fn watch_over(session: Weak<Session>) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(PING_INTERVAL)).await;
+        let Some(session) = session.upgrade() else { return };
+        if session.is_over() {
+            return;
+        }
+        if session.quiet() >= Duration::from_millis(PING_INTERVAL + PING_TIMEOUT) {
+            session.end().await;
+            return;
+        }
+        if session.revision == Revision::Four {
+            session.say(engine::PING.to_owned());
+        }
+    }
+}
+
+impl Session {
+    /// A poll that ends early, because the client changes to a WebSocket or has gone.
+    pub(super) fn set_upgrading(&self, upgrading: bool) {
+        self.upgrading.store(upgrading, Ordering::Relaxed);
+        if upgrading {
+            self.upgrade.notify_waiters();
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! What is counted, as Prometheus reads it.
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+use std::sync::Mutex;
+
+/// A kind of message in a dialect.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Message {
+    /// `native`, `socketio`.
+    pub dialect: &'static str,
+    /// `join`, `signal`, …
+    pub kind: &'static str,
+}
+
+/// How a resume ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ResumeOutcome {
+    /// `resumed`, `resync`, `unknown_session`, `unavailable`.
+    pub outcome: &'static str,
+}
+
+/// In which dialect.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Dialect {
+    /// `native`, `socketio`.
+    pub dialect: &'static str,
+}
+
+/// The counters of one replica.
+#[derive(Debug)]
+pub struct Metrics {
+    /// Open connections.
+    pub connections: Family<Dialect, Gauge>,
+    /// Messages of clients.
+    pub messages: Family<Message, Counter>,
+    /// Resumes.
+    pub resumes: Family<ResumeOutcome, Counter>,
+    /// Connections that were closed because their clients read too slowly.
+    pub slow_readers: Counter,
+    /// Seconds from a signal to its place in the log.
+    pub store_write: Histogram,
+    /// Times that missed entries were read from the log.
+    pub gaps: Counter,
+    /// Rooms that were taken afresh, because their log was lost.
+    pub resyncs: Counter,
+    sessions: Gauge,
+    rooms: Gauge,
+    store_up: Gauge,
+    registry: Mutex<Registry>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("rtc_signaling");
+        let connections = Family::<Dialect, Gauge>::default();
+        let messages = Family::<Message, Counter>::default();
+        let resumes = Family::<ResumeOutcome, Counter>::default();
+        let (slow_readers, gaps, resyncs) = (Counter::default(), Counter::default(), Counter::default());
+        let (sessions, rooms, store_up) = (Gauge::default(), Gauge::default(), Gauge::default());
+        let store_write = Histogram::new([0.0001, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0]);
+        registry.register("connections", "Open connections of clients", connections.clone());
+        registry.register("messages", "Messages of clients", messages.clone());
+        registry.register("resumes", "Sessions that clients tried to resume", resumes.clone());
+        registry.register(
+            "slow_readers",
+            "Connections closed because their clients read too slowly",
+            slow_readers.clone(),
+        );
+        let about = "Time from a signal to its place in the room's log";
+        registry.register_with_unit("store_write", about, Unit::Seconds, store_write.clone());
+        registry.register("gaps", "Times that missed entries were read from the log", gaps.clone());
+        registry.register("resyncs", "Rooms taken afresh, because their log was lost", resyncs.clone());
+        registry.register("sessions", "Sessions whose connections are here", sessions.clone());
+        registry.register("rooms", "Rooms with sessions here", rooms.clone());
+        registry.register("store_up", "Whether the store of rooms can be reached", store_up.clone());
+        Self {
+            connections,
+            messages,
+            resumes,
+            slow_readers,
+            store_write,
+            gaps,
+            resyncs,
+            sessions,
+            rooms,
+            store_up,
+            registry: Mutex::new(registry),
+        }
+    }
+
+    /// Counts a message.
+    pub fn message(&self, dialect: &'static str, kind: &'static str) {
+        self.messages.get_or_create(&Message { dialect, kind }).inc();
+    }
+
+    /// Counts a resume.
+    pub fn resume(&self, outcome: &'static str) {
+        self.resumes.get_or_create(&ResumeOutcome { outcome }).inc();
+    }
+
+    /// Counts a connection, until the guard is dropped.
+    #[must_use]
+    pub fn connection(&self, dialect: &'static str) -> OpenConnection {
+        let gauge = self.connections.get_or_create_owned(&Dialect { dialect });
+        gauge.inc();
+        OpenConnection(gauge)
+    }
+
+    /// As text for Prometheus, with what is known of the replica now.
+    #[must_use]
+    pub fn text(&self, sessions: usize, rooms: usize, store_up: bool) -> String {
+        let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        self.sessions.set(number(sessions));
+        self.rooms.set(number(rooms));
+        self.store_up.set(store_up.into());
+        let registry = self.registry.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        rtc_service::metrics::text(&registry)
+    }
+}
+
+/// A connection that is counted.
+#[derive(Debug)]
+pub struct OpenConnection(Gauge);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

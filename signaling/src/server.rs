@@ -1,0 +1,349 @@
+//! A replica: everything that one process, or one of several replicas in a process, serves to clients.
+
+use crate::{
+    admin,
+    auth::{Origins, Policy},
+    dialect::{
+        native::Native,
+        socketio::{self, SocketIo, Table},
+    },
+    drain::{self, Drained},
+    hub::Hub,
+    ice::IceSource,
+    metrics::Metrics,
+    store::Shared,
+    transport::websocket,
+    web,
+};
+use axum::{
+    Router,
+    extract::{ConnectInfo, State, ws::WebSocketUpgrade},
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
+use rtc_signaling_proto::Limits;
+use serde_json::Value;
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+    sync::watch,
+    time::Instant,
+};
+
+/// How long a drain takes at most, unless it is told.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
+/// Who opens a connection must say what it wants within this time.
+const HEADERS: Duration = Duration::from_secs(15);
+/// A longer message ends the connection; what is over the limit in `joined` but not over this is answered.
+const HARD_FRAME_LIMIT: usize = 1 << 20;
+
+/// How a replica is set up.
+#[derive(Clone, Debug)]
+pub struct Builder {
+    shared: Shared,
+    ice: Arc<dyn IceSource>,
+    name: String,
+    limits: Limits,
+    max_members: u32,
+    origins: Origins,
+    policy: Policy,
+    polling: Table,
+}
+
+impl Builder {
+    /// What the replica is called; its process's life is added. `signaling` by default.
+    #[must_use]
+    pub fn name(mut self, name: &str) -> Self {
+        self.name = name.to_owned();
+        self
+    }
+
+    /// What one client may ask for.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// The most members of any room; 0, the default, for no limit.
+    #[must_use]
+    pub fn max_room_members(mut self, max: u32) -> Self {
+        self.max_members = max;
+        self
+    }
+
+    /// The origins of pages that may connect; all by default.
+    #[must_use]
+    pub fn allowed_origins(mut self, origins: Vec<String>) -> Self {
+        self.origins = Origins::new(origins);
+        self
+    }
+
+    /// Long-polling clients of Socket.IO, for replicas that share a port: each request of such a client may
+    /// then come to any of them.
+    #[must_use]
+    pub fn polling(mut self, table: Table) -> Self {
+        self.polling = table;
+        self
+    }
+
+    /// Starts the replica. Must be called in a tokio runtime.
+    #[must_use]
+    pub fn start(self) -> Arc<Server> {
+        let Self { shared, ice, name, limits, max_members, origins, policy: Policy::Anonymous, polling } =
+            self;
+        let replica = crate::random::replica(&name);
+        let hub = Hub::start(replica, &shared, max_members, Arc::new(Metrics::new()));
+        let native = Native { hub: hub.clone(), ice: ice.clone(), limits };
+        Arc::new(Server {
+            socketio: SocketIo::new(hub.clone(), polling, limits),
+            hub,
+            native,
+            origins,
+            connections: Arc::default(),
+            deadline: watch::channel(None).0,
+            done: watch::channel(false).0,
+            router: OnceLock::new(),
+        })
+    }
+}
+
+/// A replica.
+#[derive(Debug)]
+pub struct Server {
+    hub: Arc<Hub>,
+    native: Native,
+    socketio: SocketIo,
+    origins: Origins,
+    connections: Arc<AtomicUsize>,
+    /// When the drain that is under way ends.
+    deadline: watch::Sender<Option<Instant>>,
+    done: watch::Sender<bool>,
+    router: OnceLock<Router>,
+}
+
+impl Server {
+    /// A replica on these rooms, which hands these `iceServers` out.
+    #[must_use]
+    pub fn builder(shared: Shared, ice: Arc<dyn IceSource>) -> Builder {
+        Builder {
+            shared,
+            ice,
+            name: "signaling".into(),
+            limits: Limits::default(),
+            max_members: 0,
+            origins: Origins::new(Vec::new()),
+            policy: Policy::Anonymous,
+            polling: Table::default(),
+        }
+    }
+
+    /// Everything that clients ask for, as a service. Requests should carry [`ConnectInfo`] of the client.
+    #[must_use]
+    pub fn router(self: &Arc<Self>) -> Router {
+        let make = || {
+            Router::new()
+                .route("/v1/connect", get(connect))
+                .merge(socketio::router())
+                .merge(web::router())
+                .with_state(self.weak_state())
+        };
+        self.router.get_or_init(make).clone()
+    }
+
+    fn weak_state(self: &Arc<Self>) -> Replica {
+        Replica(Arc::downgrade(self))
+    }
+
+    /// Serves clients that connect to `listener`, until a drain has ended or the listener fails for good.
+    ///
+    /// # Errors
+    /// When the listener fails.
+    pub async fn serve(self: &Arc<Self>, listener: TcpListener) -> io::Result<()> {
+        let mut done = self.done.subscribe();
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                _ = done.wait_for(|done| *done) => return Ok(()),
+            };
+            match accepted {
+                Ok((socket, peer)) => {
+                    // A signal is a small packet that somebody waits for.
+                    if let Err(error) = socket.set_nodelay(true) {
+                        tracing::debug!(%error, "cannot set TCP_NODELAY");
+                    }
+                    let server = self.clone();
+                    tokio::spawn(async move { server.serve_connection(socket, peer).await });
+                }
+                // A client that went away while it was accepted, or no file descriptor just now.
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    /// Serves one connection of a client until it ends or is a WebSocket: from then on a task of its own
+    /// serves it. For those who accept connections themselves.
+    pub async fn serve_connection<I>(self: &Arc<Self>, io: I, peer: SocketAddr)
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let router = self.router().layer(axum::Extension(ConnectInfo(peer)));
+        let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS);
+        let serving =
+            builder.serve_connection_with_upgrades(TokioIo::new(io), TowerToHyperService::new(router));
+        if let Err(error) = serving.await {
+            tracing::debug!(error = %error, "a connection ended early");
+        }
+    }
+
+    /// The rooms as this replica has them.
+    #[must_use]
+    pub fn hub(&self) -> &Arc<Hub> {
+        &self.hub
+    }
+
+    /// Where `iceServers` come from.
+    #[must_use]
+    pub fn ice(&self) -> &Arc<dyn IceSource> {
+        &self.native.ice
+    }
+
+    pub(crate) fn socketio(&self) -> &SocketIo {
+        &self.socketio
+    }
+
+    pub(crate) fn origins(&self) -> &Origins {
+        &self.origins
+    }
+
+    /// Open connections of clients, whether in a room or not.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed) + self.socketio.connections()
+    }
+
+    /// Whether a drain is under way or has ended.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.deadline.borrow().is_some()
+    }
+
+    /// Whether clients should be sent here.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn ready(&self) -> Result<(), String> {
+        if self.is_draining() {
+            return Err("draining".into());
+        }
+        match self.hub.store().down_since() {
+            None => Ok(()),
+            Some(since) => Err(format!("the store of rooms cannot be reached since {since}")),
+        }
+    }
+
+    /// `/status`.
+    #[must_use]
+    pub fn status(&self) -> Value {
+        admin::status(self)
+    }
+
+    /// `/metrics`.
+    #[must_use]
+    pub fn metrics(&self) -> String {
+        let up = self.hub.store().down_since().is_none();
+        self.hub.metrics().text(self.hub.sessions(), self.hub.rooms(), up)
+    }
+
+    /// Sends every client elsewhere and ends what is served, when no session is left or after `deadline`
+    /// ([`DRAIN_TIMEOUT`] if `None`). No room sees anybody leave. A second call may move the deadline.
+    pub async fn drain(&self, deadline: Option<Duration>) -> Drained {
+        let first =
+            self.deadline.send_replace(Some(Instant::now() + deadline.unwrap_or(DRAIN_TIMEOUT))).is_none();
+        if !first {
+            let _ = self.done.subscribe().wait_for(|done| *done).await;
+            return Drained { before: 0, closed: 0 };
+        }
+        tracing::info!(sessions = self.hub.sessions(), "draining");
+        let drained = drain::drain(&self.hub, || self.deadline.borrow().unwrap_or_else(Instant::now)).await;
+        self.done.send_replace(true);
+        drained
+    }
+
+    /// Returns once a drain has ended.
+    pub async fn drained(&self) {
+        // the sender is ours, so this only ends when it is true
+        let _ = self.done.subscribe().wait_for(|done| *done).await;
+    }
+}
+
+/// A replica as the state of its routes, which do not keep it alive.
+#[derive(Clone, Debug)]
+pub(crate) struct Replica(std::sync::Weak<Server>);
+
+impl Replica {
+    /// The replica, or what to answer when it is gone.
+    pub(crate) fn get(&self) -> Result<Arc<Server>, StatusCode> {
+        self.0.upgrade().ok_or(StatusCode::SERVICE_UNAVAILABLE)
+    }
+}
+
+/// Counts a connection while it is open.
+#[derive(Debug)]
+pub(crate) struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    pub(crate) fn new(counter: &Arc<AtomicUsize>) -> Self {
+        counter.fetch_add(1, Ordering::Relaxed);
+        Self(counter.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn connect(
+    State(replica): State<Replica>,
+    headers: HeaderMap,
+    upgrade: WebSocketUpgrade,
+) -> Result<Response, StatusCode> {
+    let server = replica.get()?;
+    if !server.origins.admits(&headers) {
+        let how = "pages of this origin may not connect; the operator allows them with --allowed-origin\n";
+        return Ok((StatusCode::FORBIDDEN, how).into_response());
+    }
+    let native = server.native.clone();
+    let counted = Counted::new(&server.connections);
+    Ok(upgrade
+        // small buffers: most connections are idle
+        .read_buffer_size(4 << 10)
+        .write_buffer_size(8 << 10)
+        .max_message_size(HARD_FRAME_LIMIT)
+        .max_frame_size(HARD_FRAME_LIMIT)
+        .on_upgrade(async move |socket| {
+            websocket::serve(socket, native).await;
+            drop(counted);
+        }))
+}

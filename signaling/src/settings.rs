@@ -1,0 +1,182 @@
+//! Flags, environment and configuration file of `rtc-signaling`.
+
+use crate::{
+    ice::{Ice, IceError},
+    server::{DRAIN_TIMEOUT, Server},
+    store::{
+        Shared,
+        memory::MemoryRooms,
+        redis::{RedisRooms, UrlError},
+    },
+};
+use clap::{Args, ValueEnum};
+use rtc_service::{HumanDuration, log::LogFormat};
+use rtc_signaling_proto::ops::RoomLimits;
+use serde::{Deserialize, Serialize};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+/// How the signaling server is set up. Every flag is an environment variable (`RTC_SIGNALING_LISTEN`) and a
+/// key of the configuration file (`listen`) too.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Settings {
+    /// Where to listen for clients; may be repeated [default: 0.0.0.0:8080]
+    #[arg(long, env = "RTC_SIGNALING_LISTEN", value_delimiter = ',')]
+    pub listen: Vec<SocketAddr>,
+    /// Where rooms are kept: `memory`, for one process, or redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE]
+    /// [default: memory]
+    #[arg(long, env = "RTC_SIGNALING_STORE", hide_env_values = true)]
+    pub store: Option<StoreUrl>,
+    /// A file that holds the URL of Redis, such as a mounted Secret; instead of --store
+    #[arg(long, env = "RTC_SIGNALING_REDIS_URL_FILE", conflicts_with = "store")]
+    pub redis_url_file: Option<PathBuf>,
+    /// The directory of the keys that sign TURN credentials: a file a key
+    #[arg(long, env = "RTC_SIGNALING_KEYS")]
+    pub keys: Option<PathBuf>,
+    /// A STUN or TURN server to tell clients of, as a URI; may be repeated
+    #[arg(long, env = "RTC_SIGNALING_TURN", value_delimiter = ',')]
+    pub turn: Vec<String>,
+    /// The file that lists the nodes of a TURN fleet (turn.json); instead of --turn
+    #[arg(long, env = "RTC_SIGNALING_TURN_FILE")]
+    pub turn_file: Option<PathBuf>,
+    /// How long TURN credentials are valid [default: 1h]
+    #[arg(long, env = "RTC_SIGNALING_CREDENTIAL_TTL")]
+    pub credential_ttl: Option<HumanDuration>,
+    /// Where to serve health, metrics and status [default: 127.0.0.1:9642]
+    #[arg(long, env = "RTC_SIGNALING_ADMIN")]
+    pub admin: Option<SocketAddr>,
+    /// Who may connect [default: anonymous]
+    #[arg(long, env = "RTC_SIGNALING_AUTH")]
+    pub auth: Option<Auth>,
+    /// The origin of a page that may connect, such as https://calls.example.com, or `*`; may be repeated
+    /// [default: *]
+    #[arg(long, env = "RTC_SIGNALING_ALLOWED_ORIGIN", value_delimiter = ',')]
+    pub allowed_origin: Vec<String>,
+    /// The most members of a room; 0 for no limit [default: 0]
+    #[arg(long, env = "RTC_SIGNALING_MAX_ROOM_MEMBERS")]
+    pub max_room_members: Option<u32>,
+    /// How long a drain takes at most [default: 60s]
+    #[arg(long, env = "RTC_SIGNALING_DRAIN_TIMEOUT")]
+    pub drain_timeout: Option<HumanDuration>,
+    /// How log lines are written [default: text]
+    #[arg(long, env = "RTC_SIGNALING_LOG_FORMAT", value_enum)]
+    pub log_format: Option<LogFormat>,
+    /// What this replica is called in status and leases [default: the host's name]
+    #[arg(long, env = "RTC_SIGNALING_NAME")]
+    pub name: Option<String>,
+}
+
+/// Where rooms are kept. Shown without a password.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct StoreUrl(String);
+
+impl std::str::FromStr for StoreUrl {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl std::fmt::Debug for StoreUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0.split(':').next().unwrap_or_default())
+    }
+}
+
+/// Who may connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Auth {
+    /// Anybody
+    Anonymous,
+}
+
+/// Why the server cannot be set up so.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// See [`IceError`].
+    #[error(transparent)]
+    Ice(#[from] IceError),
+    /// See [`UrlError`].
+    #[error(transparent)]
+    Redis(#[from] UrlError),
+    /// Neither memory nor Redis.
+    #[error("--store is `memory` or a redis:// URL")]
+    Store,
+    /// The file with the URL.
+    #[error("cannot read {}: {source}; correct --redis-url-file", path.display())]
+    UrlFile {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Credentials that are never valid.
+    #[error("--credential-ttl has to be longer than zero")]
+    Ttl,
+}
+
+impl Settings {
+    /// Where to listen for clients.
+    #[must_use]
+    pub fn listeners(&self) -> Vec<SocketAddr> {
+        if self.listen.is_empty() { vec![([0, 0, 0, 0], 8080).into()] } else { self.listen.clone() }
+    }
+
+    /// Where to serve the admin port.
+    #[must_use]
+    pub fn admin(&self) -> SocketAddr {
+        self.admin.unwrap_or_else(|| ([127, 0, 0, 1], 9642).into())
+    }
+
+    /// How long a drain takes at most.
+    #[must_use]
+    pub fn drain_timeout(&self) -> Duration {
+        self.drain_timeout.map_or(DRAIN_TIMEOUT, Duration::from)
+    }
+
+    /// The rooms.
+    ///
+    /// # Errors
+    /// [`SettingsError`].
+    pub fn rooms(&self) -> Result<Shared, SettingsError> {
+        let limits = RoomLimits::default();
+        if let Some(path) = &self.redis_url_file {
+            let url = std::fs::read_to_string(path)
+                .map_err(|source| SettingsError::UrlFile { path: path.clone(), source })?;
+            return Ok(Shared::Redis(RedisRooms::new(url.trim(), limits)?));
+        }
+        match self.store.as_ref().map(|url| url.0.as_str()) {
+            None | Some("memory") => Ok(Shared::Memory(MemoryRooms::new(limits))),
+            Some(url) if url.starts_with("redis") => Ok(Shared::Redis(RedisRooms::new(url, limits)?)),
+            Some(_) => Err(SettingsError::Store),
+        }
+    }
+
+    /// The source of `iceServers`. Must be called in a tokio runtime.
+    ///
+    /// # Errors
+    /// [`SettingsError`].
+    pub fn ice(&self) -> Result<Ice, SettingsError> {
+        let ttl = self.credential_ttl.map_or(Duration::from_secs(3600), Duration::from);
+        if ttl.is_zero() {
+            return Err(SettingsError::Ttl);
+        }
+        Ok(Ice::new(&self.turn, self.turn_file.as_deref(), self.keys.as_deref(), ttl)?)
+    }
+
+    /// Starts a replica. Must be called in a tokio runtime.
+    ///
+    /// # Errors
+    /// [`SettingsError`].
+    pub fn start(&self) -> Result<Arc<Server>, SettingsError> {
+        let host = || std::env::var("HOSTNAME").unwrap_or_else(|_| "signaling".into());
+        Ok(Server::builder(self.rooms()?, Arc::new(self.ice()?))
+            .name(&self.name.clone().unwrap_or_else(host))
+            .max_room_members(self.max_room_members.unwrap_or(0))
+            .allowed_origins(self.allowed_origin.clone())
+            .start())
+    }
+}

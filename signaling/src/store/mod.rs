@@ -1,0 +1,205 @@
+//! Where rooms are kept: in this process, or on Redis.
+//!
+//! A [`Store`] is one replica's handle on the rooms that all replicas share. Each write of a room is one
+//! atomic step that gives its log entry a number; entries of hosted rooms come back through [`Listener`],
+//! perhaps twice, late or with holes: the numbers say so, and [`Store::read`] fills them.
+
+pub mod memory;
+pub mod redis;
+
+use crate::parcel::Parcel;
+use rtc_signaling_proto::{MemberId, Refusal, ReplicaId, RoomName, entry::Reason, ops::*};
+use std::sync::{Arc, Weak};
+
+/// Why a store did not do something.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The room will not.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The store cannot be reached; whether it did it is unknown.
+    #[error("the store of rooms cannot be reached: {0}")]
+    Unavailable(String),
+}
+
+/// What a store asks of the replica that uses it. Called with the store's locks held: must not call back.
+pub trait Listener: Send + Sync + 'static {
+    /// An entry of a hosted room.
+    fn entry(&self, room: &RoomName, parcel: &Arc<Parcel>);
+    /// Entries of any hosted room may have been missed.
+    fn gap(&self);
+    /// The store cannot be reached since this Unix second, or (`None`) is back.
+    fn health(&self, down_since: Option<u64>);
+}
+
+/// The rooms that all replicas share.
+#[derive(Clone, Debug)]
+pub enum Shared {
+    /// Of one process.
+    Memory(memory::MemoryRooms),
+    /// Of all processes that use the same Redis.
+    Redis(redis::RedisRooms),
+}
+
+impl Shared {
+    /// A replica's handle. Must be called in a tokio runtime.
+    pub(crate) fn open(&self, replica: ReplicaId, listener: Weak<dyn Listener>) -> Store {
+        match self {
+            Self::Memory(rooms) => Store::Memory(rooms.open(replica, listener)),
+            Self::Redis(rooms) => Store::Redis(rooms.open(replica, listener)),
+        }
+    }
+
+    /// How rooms are kept.
+    #[must_use]
+    pub fn limits(&self) -> RoomLimits {
+        match self {
+            Self::Memory(rooms) => rooms.limits(),
+            Self::Redis(rooms) => rooms.limits(),
+        }
+    }
+}
+
+/// One replica's handle on [`Shared`] rooms.
+#[derive(Debug)]
+pub enum Store {
+    /// See [`memory`].
+    Memory(memory::MemoryStore),
+    /// See [`redis`].
+    Redis(redis::RedisStore),
+}
+
+/// The result of an operation.
+pub type Outcome<T> = Result<T, StoreError>;
+
+macro_rules! both {
+    ($self:ident, $store:ident => $call:expr) => {
+        match $self {
+            Store::Memory($store) => $call,
+            Store::Redis($store) => $call,
+        }
+    };
+}
+
+impl Store {
+    /// `memory` or `redis`.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Memory(_) => "memory",
+            Self::Redis(_) => "redis",
+        }
+    }
+
+    /// Asks for the entries of a room; all that are written after the future is done will come. The
+    /// request takes its place among others of [`Self::host`] and [`Self::unhost`] at the call.
+    pub fn host(&self, room: &RoomName) -> impl Future<Output = Outcome<()>> + Send + use<> {
+        let pending = match self {
+            Self::Memory(store) => {
+                store.host(room);
+                None
+            }
+            Self::Redis(store) => Some(store.host(room)),
+        };
+        async move {
+            match pending {
+                None => Ok(()),
+                Some(pending) => pending.await,
+            }
+        }
+    }
+
+    /// Asks for no more entries of a room.
+    pub fn unhost(&self, room: &RoomName) {
+        both!(self, store => store.unhost(room));
+    }
+
+    /// See [`rtc_signaling_proto::Room::join`].
+    ///
+    /// # Errors
+    /// [`StoreError`], as for all that follow.
+    pub async fn join(&self, room: &RoomName, join: &Join) -> Outcome<Joined> {
+        both!(self, store => store.join(room, join).await)
+    }
+
+    /// See [`rtc_signaling_proto::Room::signal`].
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn signal(&self, room: &RoomName, signal: &Signal) -> Outcome<Sent> {
+        both!(self, store => store.signal(room, signal).await)
+    }
+
+    /// See [`rtc_signaling_proto::Room::leave`].
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn leave(&self, room: &RoomName, member: &MemberId, conn: u64, why: Reason) -> Outcome<u64> {
+        both!(self, store => store.leave(room, member, conn, why).await)
+    }
+
+    /// See [`rtc_signaling_proto::Room::detach`].
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn detach(&self, room: &RoomName, member: &MemberId, conn: u64) -> Outcome<()> {
+        both!(self, store => store.detach(room, member, conn).await)
+    }
+
+    /// See [`rtc_signaling_proto::Room::resume`].
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn resume(&self, room: &RoomName, resume: &Resume) -> Outcome<Resumed> {
+        both!(self, store => store.resume(room, resume).await)
+    }
+
+    /// See [`rtc_signaling_proto::Room::read`].
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn read(&self, room: &RoomName, epoch: u64, seq: u64) -> Outcome<Read> {
+        both!(self, store => store.read(room, epoch, seq).await)
+    }
+
+    /// See [`rtc_signaling_proto::Room::view`]; `None` when there is no such room.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn view(&self, room: &RoomName) -> Outcome<Option<View>> {
+        both!(self, store => store.view(room).await)
+    }
+
+    /// See [`rtc_signaling_proto::Room::pulse`]; an answer for each room, in order.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn pulse(&self, rooms: &[RoomName]) -> Outcome<Vec<Pulse>> {
+        both!(self, store => store.pulse(rooms).await)
+    }
+
+    /// See [`rtc_signaling_proto::Room::assert`].
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn assert(&self, room: &RoomName, assert: &Assert) -> Outcome<View> {
+        both!(self, store => store.assert(room, assert).await)
+    }
+
+    /// See [`rtc_signaling_proto::Room::reap`]; of all rooms, whoever hosts them.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn reap(&self) -> Outcome<()> {
+        both!(self, store => store.reap().await)
+    }
+
+    /// Since when (Unix seconds) the store cannot be reached.
+    #[must_use]
+    pub fn down_since(&self) -> Option<u64> {
+        match self {
+            Self::Memory(_) => None,
+            Self::Redis(store) => store.down_since(),
+        }
+    }
+}

@@ -1,0 +1,1 @@
+return read(ARGV[FIRST], ARGV[FIRST + 1], {'read'})

@@ -1,0 +1,3 @@
+//! How frames travel.
+
+pub mod websocket;
