@@ -35,6 +35,9 @@ pub struct Readers {
     pub verifiers: Vec<(String, u64)>,
     /// Running signaling pods, likewise.
     pub signers: Vec<(String, u64)>,
+    /// The highest revision that there has been, as far as is known without the Secret: with it, its token is
+    /// lost too, so that pods cannot be asked.
+    pub highest: u64,
 }
 
 /// The ring from now on.
@@ -78,7 +81,8 @@ pub fn next(
     spec: &Credentials,
     now: u64,
 ) -> Result<Next, RotateError> {
-    let first = stored.files.is_none() && readers.verifiers.is_empty() && readers.signers.is_empty();
+    let nobody = readers.verifiers.is_empty() && readers.signers.is_empty() && readers.highest == 0;
+    let first = stored.files.is_none() && nobody;
     let (ring, mut rebuilt) = restore(stored.files.as_ref(), readers, now);
     if first {
         rebuilt = None;
@@ -127,8 +131,8 @@ fn restore(
     readers: &Readers,
     now: u64,
 ) -> (KeyRing, Option<String>) {
-    let seen =
-        readers.verifiers.iter().chain(&readers.signers).map(|(_, revision)| *revision).max().unwrap_or(0);
+    let reported = readers.verifiers.iter().chain(&readers.signers).map(|(_, revision)| *revision);
+    let seen = reported.max().unwrap_or(0).max(readers.highest);
     let Some(files) = files else {
         let lost = "the Secret with the key ring was deleted".to_owned();
         return (KeyRing { revision: seen, keys: Vec::new() }, Some(lost));

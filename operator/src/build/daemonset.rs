@@ -8,6 +8,8 @@ use super::{
 
 /// Ports below this one can only be bound with a capability that a user other than root cannot be given here.
 const PRIVILEGED: u16 = 1024;
+/// How long a pod that is deleted may take, in seconds. Those that the operator replaces have drained before.
+const GRACE: u64 = 30;
 
 /// The DaemonSet of the TURN pods.
 #[must_use]
@@ -69,7 +71,7 @@ fn template(build: &Build<'_>) -> Value {
             "hostNetwork": true,
             "dnsPolicy": "ClusterFirstWithHostNet",
             "securityContext": pod::security(if privileged { 0 } else { pod::UID }),
-            "terminationGracePeriodSeconds": 30,
+            "terminationGracePeriodSeconds": GRACE,
             "nodeSelector": turn.placement.node_selector,
             "tolerations": turn.placement.tolerations,
             "affinity": turn.placement.affinity,
@@ -110,9 +112,14 @@ fn args(build: &Build<'_>) -> Vec<String> {
         format!("--fleet-file={TURN_DIR}/{}", super::configmap::FILE),
         "--node=$(NODE_NAME)".to_owned(),
         format!("--admin=$(HOST_IP):{}", admin_port(build)),
+        // Within the grace period, so that the last allocations end by refusal rather than by a kill.
+        format!("--drain-timeout={}s", GRACE - 5),
     ]);
     args.extend(turn.peers.allow.iter().map(|range| format!("--allow-peer={}", range.as_str())));
     args.extend(turn.peers.deny.iter().map(|range| format!("--deny-peer={}", range.as_str())));
+    if turn.quotas.allocations > 0 {
+        args.push(format!("--total-quota={}", turn.quotas.allocations));
+    }
     if turn.quotas.allocations_per_user > 0 {
         args.push(format!("--user-quota={}", turn.quotas.allocations_per_user));
     }

@@ -112,6 +112,9 @@ fn progressing(counts: Counts, keys: &Fact) -> Fact {
     if !counts.signaling_current {
         return fact(KIND, true, "SignalingUpdating", "signaling pods are being created or replaced");
     }
+    if counts.signaling_ready < counts.signaling_desired {
+        return fact(KIND, true, "SignalingStarting", "signaling pods are not all ready yet");
+    }
     if counts.turn_updated < counts.turn_desired {
         let message =
             format!("{}/{} TURN pods run the current template", counts.turn_updated, counts.turn_desired);

@@ -96,7 +96,7 @@ pub fn plan(
     let build = Build::new(cluster, own_image);
     let spec = &cluster.spec;
     let acts = verdict.acts() && !spec.paused;
-    let readers = readers(observed);
+    let readers = readers(cluster, observed);
     let requests = Requests {
         rotate: cluster.annotations().get(ROTATE_ANNOTATION).cloned(),
         revoke: cluster.annotations().get(REVOKE_ANNOTATION).cloned(),
@@ -157,7 +157,7 @@ pub fn plan(
 
 /// Which ring the pods that must know it report. A draining signaling pod signs until it is gone; a TURN pod
 /// counts while clients are sent to it.
-fn readers(observed: &Observed) -> Readers {
+fn readers(cluster: &RtcCluster, observed: &Observed) -> Readers {
     let serving: BTreeSet<_> = observed
         .fleet
         .iter()
@@ -179,7 +179,17 @@ fn readers(observed: &Observed) -> Readers {
             .filter(|pod| pod.running)
             .map(|pod| (pod.name.clone(), pod.report.as_ref().map_or(0, |report| report.ring.revision)))
             .collect(),
+        highest: highest(cluster, observed),
     }
+}
+
+/// The highest revision of the ring that was ever told to anybody.
+fn highest(cluster: &RtcCluster, observed: &Observed) -> u64 {
+    let told =
+        observed.turn.iter().map(|pod| &pod.files).chain(observed.signaling.iter().map(|pod| &pod.files));
+    let told = told.filter_map(|files| files.split_once('-')?.0.parse().ok());
+    let reported = cluster.status.as_ref().and_then(|status| status.key_ring.as_ref());
+    told.chain(reported.and_then(|ring| u64::try_from(ring.revision).ok())).max().unwrap_or(0)
 }
 
 fn signaling_knows(observed: &Observed, fleet: &Fleet) -> bool {
@@ -205,7 +215,7 @@ fn nodes(
             *current = pod;
         }
     }
-    by_node
+    let mut nodes: Vec<_> = by_node
         .into_iter()
         .map(|(name, pod)| {
             let node = observed.nodes.get(name);
@@ -214,10 +224,7 @@ fn nodes(
                 None => Resolved::Missing("the node is gone".to_owned()),
             };
             let cordoned = node.and_then(|node| node.spec.as_ref()?.unschedulable).unwrap_or(false);
-            let served = observed
-                .fleet
-                .as_ref()
-                .is_some_and(|fleet| fleet.nodes.iter().any(|node| node.node == name && node.serving));
+            let served = served(observed, name);
             let (addresses, missing) = match resolved {
                 Resolved::Found(addresses) => (addresses, None),
                 Resolved::Missing(reason) => (Vec::new(), Some(Reason::Address(reason))),
@@ -231,7 +238,21 @@ fn nodes(
                 reason,
             }
         })
-        .collect()
+        .collect();
+    // After a key was revoked or lost no pod has the new one yet: a relay a moment later beats none.
+    if nodes.iter().all(|node| !node.serving) {
+        for node in
+            nodes.iter_mut().filter(|node| node.reason == Some(Reason::Keys) && served(observed, &node.node))
+        {
+            (node.serving, node.reason) = (true, None);
+        }
+    }
+    nodes
+}
+
+fn served(observed: &Observed, name: &str) -> bool {
+    let fleet = observed.fleet.as_ref();
+    fleet.is_some_and(|fleet| fleet.nodes.iter().any(|node| node.node == name && node.serving))
 }
 
 fn excluded(
@@ -254,11 +275,12 @@ fn excluded(
         let why = pod.trouble.clone().unwrap_or_else(|| "its TURN pod is not ready yet".to_owned());
         return Some(Reason::NotReady(why));
     }
-    // One unanswered question is no reason to send clients elsewhere; never having had the key is.
-    let verifies = pod.report.as_ref().is_some_and(|report| {
-        signing.is_some_and(|signing| report.ring.keys.iter().any(|key| key == signing))
-    });
-    (!served && !verifies).then_some(Reason::Keys)
+    let verifies = match &pod.report {
+        Some(report) => signing.is_some_and(|signing| report.ring.keys.iter().any(|key| key == signing)),
+        // One unanswered question is no reason to send clients elsewhere.
+        None => served,
+    };
+    (!verifies).then_some(Reason::Keys)
 }
 
 fn fleet(cluster: &RtcCluster, nodes: &[PlannedNode]) -> Fleet {

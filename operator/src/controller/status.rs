@@ -154,12 +154,18 @@ fn key_ring(cluster: &RtcCluster, observed: &Observed, plan: &Plan) -> Option<Ke
     let staged = ring.keys.iter().any(|key| key.state == KeyState::Staged);
     let interval = cluster.spec.credentials.rotation.interval.as_secs();
     let due = signing.filter(|_| !staged && plan.acts).map(|key| time(key.since.saturating_add(interval)));
-    let read = plan.readers.verifiers.iter().filter(|(_, revision)| *revision >= ring.revision).count();
+    let serving = plan.nodes.iter().filter(|node| node.serving);
+    let pods: Vec<_> =
+        serving.filter_map(|node| observed.turn.iter().find(|pod| pod.name == node.pod)).collect();
+    let read = pods
+        .iter()
+        .filter(|pod| pod.report.as_ref().is_some_and(|r| r.ring.revision >= ring.revision))
+        .count();
     Some(KeyRingStatus {
         revision: i64::try_from(ring.revision).unwrap_or(i64::MAX),
         signing: signing.map(|key| key.id.to_string()).unwrap_or_default(),
         keys: ring.keys.iter().map(key).collect(),
-        acknowledged: format!("{read}/{}", plan.readers.verifiers.len()),
+        acknowledged: format!("{read}/{}", pods.len()),
         last_rotation: signing.map(|key| time(key.since)),
         next_rotation: due,
     })

@@ -58,7 +58,6 @@ pub fn validate(cluster: &RtcCluster) -> Verdict {
         (signaling.autoscaling.is_some(), "signaling.autoscaling"),
         (signaling.route.is_some(), "signaling.route"),
         (turn.addresses.stun_server.is_some(), "turn.addresses.stunServer"),
-        (turn.quotas.allocations > 0, "turn.quotas.allocations"),
         (turn.quotas.bandwidth_per_allocation > 0, "turn.quotas.bandwidthPerAllocation"),
         (spec.monitoring.service_monitor, "monitoring.serviceMonitor"),
         (spec.monitoring.rules, "monitoring.rules"),

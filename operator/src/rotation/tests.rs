@@ -21,7 +21,7 @@ fn store(next: &Next) -> Stored {
 }
 
 fn readers(revision: u64) -> Readers {
-    Readers { verifiers: vec![("t".into(), revision)], signers: vec![("s".into(), revision)] }
+    Readers { verifiers: vec![("t".into(), revision)], signers: vec![("s".into(), revision)], highest: 0 }
 }
 
 fn signing(next: &Next) -> String {
@@ -101,6 +101,9 @@ fn a_deleted_secret_is_made_anew_above_what_pods_have_read() {
     let rebuilt = next(&Stored::default(), &Requests::default(), &readers(7), &spec, 100).unwrap();
     assert_eq!(rebuilt.ring.revision, 8);
     assert!(rebuilt.rebuilt.unwrap().contains("deleted"));
+    // Its token is gone with it, so that no pod answers.
+    let silent = Readers { highest: 7, ..readers(0) };
+    assert_eq!(next(&Stored::default(), &Requests::default(), &silent, &spec, 100).unwrap().ring.revision, 8);
 }
 
 #[test]
@@ -137,6 +140,7 @@ proptest! {
             let readers = Readers {
                 verifiers: vec![("a".into(), read[0].revision), ("b".into(), read[1].revision)],
                 signers: vec![("c".into(), read[2].revision), ("d".into(), read[3].revision)],
+                highest: state.ring.revision,
             };
             let requests = Requests { rotate: ask.then(|| now.to_string()), revoke: None };
             let before = state.ring.clone();

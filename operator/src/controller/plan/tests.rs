@@ -113,6 +113,15 @@ fn a_node_serves_once_its_pod_has_the_key_that_signs() {
 }
 
 #[test]
+fn a_revoked_key_takes_no_node_out_while_none_has_the_next() {
+    let (_, observed) = settled(&cluster(), &["w1", "w2"], 100);
+    let leaked = observed.turn[0].report.as_ref().unwrap().ring.keys[0].clone();
+    let mut asked = cluster();
+    asked.metadata.annotations = Some([(REVOKE_ANNOTATION.to_owned(), leaked)].into());
+    assert!(decide(&asked, &observed).nodes.iter().all(|node| node.serving));
+}
+
+#[test]
 fn the_same_world_gives_the_same_plan() {
     let (first, observed) = settled(&cluster(), &["w1"], 100);
     let again = decide(&cluster(), &observed);

@@ -1,0 +1,32 @@
+use kube::ResourceExt;
+use serde_json::json;
+
+use crate::world::{World, versions};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn steady_state_writes_nothing() {
+    let world = World::new("steady", 2).await;
+    // Notations that the API server changes are written once all the same.
+    world.apply(json!({"turn": {"resources": {"requests": {"cpu": "1000m"}}}})).await;
+    world.ready().await;
+    world.reconcile(2).await;
+    let (before, status) = (versions(&world).await, world.cluster().await.status);
+    assert!(before.len() >= 11, "{before:?}");
+    world.reconcile(5).await;
+    assert_eq!(versions(&world).await, before);
+    assert_eq!(world.cluster().await.status, status);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_operator_finds_nothing_to_write() {
+    let mut world = World::new("restart", 1).await;
+    world.apply(json!({})).await;
+    world.ready().await;
+    world.reconcile(2).await;
+    world.operator.take().unwrap().stop().await;
+    let before = (versions(&world).await, world.cluster().await.resource_version());
+    world.operator = Some(crate::world::Operator::start(&world.client, &world.namespace, "second"));
+    let operator = world.operator.as_ref().unwrap();
+    world.until("a reconcile", async || operator.reconciles().await >= 1).await;
+    assert_eq!((versions(&world).await, world.cluster().await.resource_version()), before);
+}
