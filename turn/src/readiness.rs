@@ -3,7 +3,7 @@
 use rtc_credentials::{KeyRing, Secret, Transport, mint};
 use rtc_service::clock::unix_now;
 use rtc_turn_proto::{
-    channel_data,
+    channel_data::{self, Channels},
     client::{Answer, Client},
     framing::{self, Frame},
 };
@@ -79,7 +79,7 @@ impl Link {
                 Ok(buffer)
             }
             Self::Tcp(stream, held) => loop {
-                if let Frame::Whole(frame) = framing::next(held) {
+                if let Frame::Whole(frame) = framing::next(held, Channels::Rfc8656) {
                     let frame = frame.to_vec();
                     held.drain(..frame.len());
                     return Ok(frame);

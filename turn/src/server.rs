@@ -11,7 +11,7 @@ use crate::{
 use prometheus_client::registry::Registry;
 use rtc_credentials::{ADMIN_TOKEN_FILE, Fleet, KeyRing, RingError, Secret, Transport};
 use rtc_service::{admin, clock::unix_now, metrics, net::BindError, watch};
-use rtc_turn_proto::{self as proto, Nonces, Quotas, Share};
+use rtc_turn_proto::{self as proto, Nonces, Quotas, Reservations, Share};
 use std::{
     io,
     net::SocketAddr,
@@ -128,6 +128,7 @@ impl Server {
         let relay = reload::relay_addresses(&config, fleet.as_ref());
         let addresses = Addresses::new(&relay);
         let quotas = Quotas::new(config.limits);
+        let reservations = Reservations::new();
         let probe_secret = Secret::generate().map_err(|e| StartError::Entropy(e.to_string()))?;
         let bound = listen::bind_all(&config.listen, config.workers)?;
         let local =
@@ -145,18 +146,26 @@ impl Server {
         for (index, sockets) in bound.into_iter().enumerate() {
             let mut proto_config = proto::Config::new(config.realm.clone(), nonces.clone());
             proto_config.relay_ports = config.relay_ports;
+            proto_config.channels = config.channels;
             proto_config.share = Share { index: index as u16, count: config.workers };
             let server = proto::Server::new(
                 proto_config,
                 Arc::clone(&keys),
                 Arc::clone(&peers),
                 Arc::clone(&quotas),
+                Arc::clone(&reservations),
                 addresses.advertised(),
                 random()?,
             );
             let counters = Arc::new(Published::default());
-            let (worker, mailbox) =
-                Worker::new(sockets, server, addresses, ring.revision, Arc::clone(&counters))?;
+            let (worker, mailbox) = Worker::new(
+                sockets,
+                server,
+                addresses,
+                config.channels,
+                ring.revision,
+                Arc::clone(&counters),
+            )?;
             workers.push(worker);
             mailboxes.push(mailbox);
             published.push(counters);

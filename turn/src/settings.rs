@@ -4,7 +4,7 @@ use clap::Args;
 use ipnet::IpNet;
 use rtc_credentials::{Fleet, KeyRing, PortRange, Secret, Transport};
 use rtc_service::{HumanDuration, log::LogFormat};
-use rtc_turn_proto::Limits;
+use rtc_turn_proto::{Limits, channel_data::Channels};
 use serde::{Deserialize, Serialize};
 use std::{
     fmt,
@@ -64,6 +64,9 @@ pub struct Settings {
     /// A server that takes new clients while this one drains. Repeat for more
     #[arg(long, env = "RTC_TURN_ALTERNATE_SERVER", value_delimiter = ',', value_name = "ADDRESS:PORT")]
     pub alternate_server: Vec<SocketAddr>,
+    /// Accept channel numbers 0x5000 to 0x7FFF too, which old clients and turnutils_uclient draw from
+    #[arg(long, env = "RTC_TURN_RFC5766_CHANNELS")]
+    pub rfc5766_channels: bool,
     /// How long calls may go on after SIGTERM [default: 1h]
     #[arg(long, env = "RTC_TURN_DRAIN_TIMEOUT", value_name = "DURATION")]
     pub drain_timeout: Option<HumanDuration>,
@@ -257,6 +260,8 @@ pub struct Config {
     pub fleet: Option<FleetSource>,
     /// Who takes new clients while this server drains.
     pub alternates: Vec<SocketAddr>,
+    /// The channel numbers that clients may bind.
+    pub channels: Channels,
     /// How long calls may go on after SIGTERM.
     pub drain_timeout: Duration,
 }
@@ -352,6 +357,7 @@ impl Settings {
             admin: self.admin,
             fleet,
             alternates: self.alternate_server,
+            channels: if self.rfc5766_channels { Channels::Rfc5766 } else { Channels::Rfc8656 },
             drain_timeout: self.drain_timeout.map_or(Duration::from_secs(3600), Duration::from),
         })
     }

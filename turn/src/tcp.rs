@@ -4,6 +4,7 @@
 use mio::net::TcpStream;
 use rtc_turn_proto::{
     Flow,
+    channel_data::Channels,
     framing::{self, Frame},
 };
 use std::{
@@ -45,7 +46,12 @@ impl Connection {
     }
 
     /// Reads once into `buffer` and hands each whole frame to `each`.
-    pub(crate) fn read(&mut self, buffer: &mut [u8], mut each: impl FnMut(&[u8])) -> ReadState {
+    pub(crate) fn read(
+        &mut self,
+        buffer: &mut [u8],
+        channels: Channels,
+        mut each: impl FnMut(&[u8]),
+    ) -> ReadState {
         let length = loop {
             match (&self.stream).read(buffer) {
                 Ok(0) => return ReadState::Closed,
@@ -65,7 +71,7 @@ impl Connection {
             &joined
         };
         loop {
-            match framing::next(rest) {
+            match framing::next(rest, channels) {
                 Frame::Whole(frame) => {
                     each(frame);
                     rest = &rest[frame.len()..];

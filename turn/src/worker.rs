@@ -11,7 +11,9 @@ use crate::{
 use mio::{Events, Interest, Poll, Registry, Token, Waker, event::Event, net::TcpListener};
 use rtc_credentials::{KeyRing, Transport};
 use rtc_service::clock::unix_now;
-use rtc_turn_proto::{self as proto, ClientAction, Drop, Flow, Now, PeerPolicy, RelayId};
+use rtc_turn_proto::{
+    self as proto, ClientAction, Drop, Flow, Now, PeerPolicy, RelayId, channel_data::Channels,
+};
 use slab::Slab;
 use std::{
     io,
@@ -109,6 +111,7 @@ struct Core {
     addresses: Addresses,
     outbox: Outbox,
     registry: Registry,
+    channels: Channels,
     reply: Vec<u8>,
 }
 
@@ -157,6 +160,7 @@ impl Worker {
         bound: Vec<Bound>,
         server: proto::Server,
         addresses: Addresses,
+        channels: Channels,
         ring_revision: u64,
         published: Arc<Published>,
     ) -> io::Result<(Self, Mailbox)> {
@@ -185,6 +189,7 @@ impl Worker {
             addresses,
             outbox: Outbox::default(),
             registry: poll.registry().try_clone()?,
+            channels,
             reply: Vec::new(),
         };
         let worker = Self {
@@ -394,7 +399,7 @@ impl Worker {
             let Some(connection) = connections.get_mut(index) else { return true };
             connection.last_seen = now.instant;
             let flow = connection.flow;
-            state = connection.read(read_buffer, |frame| {
+            state = connection.read(read_buffer, core.channels, |frame| {
                 if core.client(now, &flow, frame) {
                     replies.extend_from_slice(&core.reply);
                 }

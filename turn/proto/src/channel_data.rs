@@ -3,13 +3,31 @@
 /// Length of the header, in bytes.
 pub const HEADER_LEN: usize = 4;
 
-/// The channel numbers that may be bound (RFC 8656, section 12).
-pub const NUMBERS: std::ops::RangeInclusive<u16> = 0x4000..=0x4FFF;
+/// Which channel numbers there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Channels {
+    /// 0x4000 to 0x4FFF (RFC 8656, section 12).
+    #[default]
+    Rfc8656,
+    /// 0x4000 to 0x7FFF, as in RFC 5766, section 11, for old clients that draw from all of them.
+    Rfc5766,
+}
 
-/// Whether a packet that starts with this byte is ChannelData (RFC 8656, section 12, table 3).
-#[must_use]
-pub const fn is_channel_data(first: u8) -> bool {
-    matches!(first, 0x40..=0x4F)
+impl Channels {
+    /// Whether that number may be bound.
+    #[must_use]
+    pub const fn contains(self, number: u16) -> bool {
+        self.starts((number >> 8) as u8)
+    }
+
+    /// Whether a packet that starts with this byte is ChannelData (RFC 8656, section 12, table 3).
+    #[must_use]
+    pub const fn starts(self, first: u8) -> bool {
+        match self {
+            Self::Rfc8656 => matches!(first, 0x40..=0x4F),
+            Self::Rfc5766 => matches!(first, 0x40..=0x7F),
+        }
+    }
 }
 
 /// The channel's number and the payload; what follows the payload is padding. `None` when the

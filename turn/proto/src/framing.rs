@@ -1,7 +1,10 @@
 //! Messages in a byte stream (RFC 8656, section 12.5, and RFC 8489, section 6.2.2): STUN and
 //! ChannelData tell their own length, so nothing but their first four bytes is needed.
 
-use crate::{channel_data, message};
+use crate::{
+    channel_data::{self, Channels},
+    message,
+};
 
 /// The longest frame: a ChannelData message of 65,535 bytes with its padding.
 pub const MAX_FRAME: usize = channel_data::HEADER_LEN + 65_536;
@@ -19,11 +22,11 @@ pub enum Frame<'a> {
 
 /// The first message in `bytes`.
 #[must_use]
-pub fn next(bytes: &[u8]) -> Frame<'_> {
+pub fn next(bytes: &[u8], channels: Channels) -> Frame<'_> {
     let Some(&first) = bytes.first() else { return Frame::Partial };
     let header = match first {
         0x00..=0x3F => message::HEADER_LEN,
-        _ if channel_data::is_channel_data(first) => channel_data::HEADER_LEN,
+        _ if channels.starts(first) => channel_data::HEADER_LEN,
         _ => return Frame::Broken,
     };
     let Some(&[high, low]) = bytes.get(2..4) else { return Frame::Partial };
@@ -77,7 +80,7 @@ mod tests {
             for piece in stream.chunks(chunk) {
                 buffered.extend_from_slice(piece);
                 loop {
-                    match next(&buffered) {
+                    match next(&buffered, Channels::Rfc8656) {
                         Frame::Whole(frame) => {
                             read.push(frame.to_vec());
                             let length = frame.len();
@@ -96,15 +99,15 @@ mod tests {
         fn a_partial_frame_is_bounded(head in any::<[u8; 8]>()) {
             let mut bytes = vec![0; MAX_FRAME];
             bytes[..8].copy_from_slice(&head);
-            prop_assert_ne!(next(&bytes), Frame::Partial);
+            prop_assert_ne!(next(&bytes, Channels::Rfc5766), Frame::Partial);
         }
     }
 
     #[test]
     fn a_stream_of_another_protocol_breaks_at_once() {
-        assert_eq!(next(b"SSH-2.0-x\r\n"), Frame::Broken);
-        assert_eq!(next(&[0x16, 0x03, 0x01, 0x02, 0x00, 0x01]), Frame::Broken);
-        assert_eq!(next(&[0x00, 0x01, 0x00, 0x00, 0x21, 0x12]), Frame::Partial);
-        assert_eq!(next(&[0x80]), Frame::Broken);
+        assert_eq!(next(b"SSH-2.0-x\r\n", Channels::Rfc8656), Frame::Broken);
+        assert_eq!(next(&[0x16, 0x03, 0x01, 0x02, 0x00, 0x01], Channels::Rfc8656), Frame::Broken);
+        assert_eq!(next(&[0x00, 0x01, 0x00, 0x00, 0x21, 0x12], Channels::Rfc8656), Frame::Partial);
+        assert_eq!(next(&[0x80], Channels::Rfc8656), Frame::Broken);
     }
 }

@@ -12,7 +12,8 @@
 //! 4. [`Server::handle_timeout`] when [`Server::poll_timeout`] has passed.
 //!
 //! One [`Server`] belongs to one worker and shares nothing on a packet's way with another: each has
-//! its part of the relay ports, and the secret of the nonces and the [`Quotas`] are common.
+//! its part of the relay ports, and what they have in common, the nonces' secret, the
+//! [`Quotas`] and the [`Reservations`], is touched only where an allocation begins or ends.
 //!
 //! The codec stands alone: [`Message`] and [`Writer`], [`channel_data`], [`framing`] for streams,
 //! and [`client`], which is what a prober or a test needs of a client.
@@ -31,6 +32,7 @@ mod nonce;
 mod peers;
 mod ports;
 mod quotas;
+mod reservations;
 mod server;
 
 pub use attributes::Family;
@@ -42,6 +44,7 @@ pub use message::{Class, Message, Method, ParseError, TransactionId, Writer};
 pub use nonce::Nonces;
 pub use peers::{PeerPolicy, Verdict};
 pub use quotas::{Limits, Quotas};
+pub use reservations::Reservations;
 pub use rtc_credentials::{PortRange, Transport};
 pub use server::{
     ClientAction, Config, Flow, Now, OpenRelay, PeerRoute, RelayAddresses, RelayId, Server, Share, is_stream,

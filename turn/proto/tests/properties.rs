@@ -173,7 +173,7 @@ proptest! {
                 prop_assert!(held <= QUOTA, "{} holds {}", user, held);
             }
             prop_assert!(world.quotas.total() <= 8);
-            prop_assert_eq!(world.quotas.total() as usize, world.open.len());
+            prop_assert!(world.quotas.total() as usize >= world.open.len(), "each open socket counts");
         }
         world.pass(4000);
         prop_assert_eq!(world.open.len(), 0, "every port came back");

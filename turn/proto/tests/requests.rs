@@ -326,6 +326,35 @@ fn an_even_port_reserves_the_next_for_its_user_only() {
 }
 
 #[test]
+fn a_reserved_port_may_be_taken_at_another_worker_and_comes_home() {
+    let mut workers = World::workers(2);
+    let (mut one, mut two) = (workers.remove(0), workers.remove(0));
+    for _ in 0..20 {
+        let mut alice = one.client("alice");
+        let mut token = None;
+        for _ in 0..2 {
+            let packet = alice.request(Method::ALLOCATE, |w| {
+                w.raw(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0]).raw(attr::EVEN_PORT, &[0x80]);
+            });
+            let Outcome::Reply(reply) = one.send(&flow(1), &packet) else { panic!() };
+            alice.read(&reply);
+            token = Message::parse(&reply).unwrap().get::<attr::ReservationToken>().unwrap();
+        }
+        let token = token.expect("a pair is free: none was lost in the rounds before").0;
+        let mut client = two.client("alice");
+        let answer = two.ask(&flow(2), &mut client, |c| {
+            c.request(Method::ALLOCATE, |w| {
+                w.raw(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0]).raw(attr::RESERVATION_TOKEN, &token);
+            })
+        });
+        assert!(matches!(answer, Answer::Success { .. }), "{answer:?}");
+        one.ask(&flow(1), &mut alice, |c| c.refresh(0));
+        two.ask(&flow(2), &mut client, |c| c.refresh(0));
+        assert_eq!(one.quotas.total(), 0);
+    }
+}
+
+#[test]
 fn a_reservation_nobody_takes_comes_back() {
     let mut world = World::new();
     let mut client = world.client("alice");
@@ -334,9 +363,9 @@ fn a_reservation_nobody_takes_comes_back() {
             w.raw(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0]).raw(attr::EVEN_PORT, &[0x80]);
         })
     });
-    assert_eq!(world.open.len(), 2);
+    assert_eq!(world.quotas.total(), 2);
     world.pass(31);
-    assert_eq!(world.open.len(), 1);
+    assert_eq!(world.quotas.total(), 1);
 }
 
 #[test]

@@ -15,6 +15,7 @@ use crate::{
     },
     ports::Wanted,
     quotas::Ticket,
+    reservations::Reserved,
 };
 use rand::Rng;
 use std::{
@@ -35,9 +36,9 @@ const UDP: u8 = 17;
 /// What a request asks for.
 enum Wish {
     /// New relayed addresses.
-    Open(Step, Option<Step>, Option<(Family, ErrorCode)>),
+    Open { step: Step, next: Option<Step>, lacks: Option<(Family, ErrorCode)> },
     /// The port that was reserved under this token.
-    Reserved(RelayId),
+    Reserved([u8; 8]),
 }
 
 impl Server {
@@ -57,10 +58,7 @@ impl Server {
             };
             return self.refuse(&request, code, reply);
         }
-        let result = self.wish(request.message).and_then(|wish| match wish {
-            Wish::Reserved(relay) => self.take_reserved(&request, relay, reply),
-            Wish::Open(step, next, error) => self.begin(&request, step, next, error),
-        });
+        let result = self.wish(request.message).and_then(|wish| self.begin(&request, wish));
         result.unwrap_or_else(|code| self.refuse(&request, code, reply))
     }
 
@@ -100,8 +98,7 @@ impl Server {
             if even.is_some() || requested.is_some() || additional.is_some() {
                 return Err(ErrorCode::BadRequest);
             }
-            let relay = self.reservations.get(&token).copied();
-            return relay.map(Wish::Reserved).ok_or(ErrorCode::InsufficientCapacity);
+            return Ok(Wish::Reserved(token));
         }
         if requested.is_some() && additional.is_some() {
             return Err(ErrorCode::BadRequest);
@@ -110,86 +107,111 @@ impl Server {
             Some(RequestedAddressFamily(family)) => family.ok_or(ErrorCode::AddressFamilyNotSupported)?,
             None => Family::V4,
         };
-        let reserve = even.is_some_and(|even| even.reserve_next);
         let wanted = match even {
             None => Wanted::Any,
             Some(EvenPort { reserve_next: false }) => Wanted::Even,
             Some(EvenPort { reserve_next: true }) => Wanted::Pair,
         };
         match additional {
-            Some(_) if reserve => return Err(ErrorCode::BadRequest),
+            Some(_) if wanted == Wanted::Pair => return Err(ErrorCode::BadRequest),
             Some(AdditionalAddressFamily(Some(Family::V6))) => return self.dual(wanted),
             Some(_) => return Err(ErrorCode::BadRequest),
             None => {}
         }
         self.relay_addresses.of(family).ok_or(ErrorCode::AddressFamilyNotSupported)?;
-        Ok(Wish::Open(Step::Main(family, wanted), reserve.then_some(Step::Reserve(family)), None))
+        Ok(Wish::Open { step: Step::Main(family, wanted), next: None, lacks: None })
     }
 
     /// One of each family; if there is only one, that one and the reason (RFC 8656, section 7.2, 9).
     fn dual(&self, wanted: Wanted) -> Result<Wish, ErrorCode> {
-        let without = |family| Some((family, ErrorCode::AddressFamilyNotSupported));
+        let (v4, v6) = (Step::Main(Family::V4, wanted), Step::Main(Family::V6, wanted));
+        let lacks = |family| Some((family, ErrorCode::AddressFamilyNotSupported));
         let held = |family| self.relay_addresses.of(family).is_some();
         match (held(Family::V4), held(Family::V6)) {
             (true, true) => {
-                Ok(Wish::Open(Step::Main(Family::V4, wanted), Some(Step::Additional(Family::V6)), None))
+                Ok(Wish::Open { step: v4, next: Some(Step::Additional(Family::V6)), lacks: None })
             }
-            (true, false) => Ok(Wish::Open(Step::Main(Family::V4, wanted), None, without(Family::V6))),
-            (false, true) => Ok(Wish::Open(Step::Main(Family::V6, wanted), None, without(Family::V4))),
+            (true, false) => Ok(Wish::Open { step: v4, next: None, lacks: lacks(Family::V6) }),
+            (false, true) => Ok(Wish::Open { step: v6, next: None, lacks: lacks(Family::V4) }),
             (false, false) => Err(ErrorCode::AddressFamilyNotSupported),
         }
     }
 
-    fn begin<'p>(
-        &mut self,
-        request: &Request<'_, '_>,
-        step: Step,
-        next: Option<Step>,
-        address_error: Option<(Family, ErrorCode)>,
-    ) -> Result<ClientAction<'p>, ErrorCode> {
+    fn begin<'p>(&mut self, request: &Request<'_, '_>, wish: Wish) -> Result<ClientAction<'p>, ErrorCode> {
         let index = self.allocations.vacant_key();
-        let ticket = self.quotas.take(&request.who.user).ok_or(ErrorCode::AllocationQuotaReached)?;
-        let open = self.open(step, None, index, ticket)?;
-        let claimed = (step == Step::Main(step.family(), Wanted::Pair)).then(|| open.port + 1);
+        let mut reserve = None;
+        let (open, step, next, lacks) = match wish {
+            Wish::Open { step, next, lacks } => {
+                let ticket = self.take_ticket(&request.who.user)?;
+                let second = match step {
+                    Step::Main(_, Wanted::Pair) => Some(self.take_ticket(&request.who.user)?),
+                    _ => None,
+                };
+                let open = self.open(step, index, ticket)?;
+                let (family, port, home) = (open.family, open.port, self.config.share.index);
+                reserve =
+                    second.map(|ticket| Reserved { family, port: port + 1, home, ticket: Some(ticket) });
+                (open, step, next, lacks)
+            }
+            Wish::Reserved(token) => {
+                let reserved = self.reservations.take(&token, &request.who.user);
+                let open = reserved.and_then(|reserved| self.open_reserved(reserved, index));
+                let open = open.ok_or(ErrorCode::InsufficientCapacity)?;
+                (open, Step::Reserved(open.family), None, None)
+            }
+        };
         let lifetime = request.message.get::<Lifetime>().ok().flatten();
         let opening = Opening {
             next,
             step,
             relay: open.relay,
-            reserved: None,
-            claimed,
+            reserve,
             attempts: 1,
             lifetime: self.granted(lifetime),
             sha256: request.who.sha256,
         };
         let mut allocation = self.blank(request.flow, request.message.id(), &request.who, request.now);
         allocation.opening = Some(Box::new(opening));
-        allocation.address_error = address_error;
+        allocation.address_error = lacks;
         self.insert(allocation, request.who.signed_by.as_ref());
         Ok(ClientAction::Open(open))
     }
 
+    fn take_ticket(&self, user: &str) -> Result<Ticket, ErrorCode> {
+        self.quotas.take(user).ok_or(ErrorCode::AllocationQuotaReached)
+    }
+
     /// A port and an entry for one more relay socket.
-    fn open(
-        &mut self,
-        step: Step,
-        port: Option<u16>,
-        allocation: usize,
-        ticket: Ticket,
-    ) -> Result<OpenRelay, ErrorCode> {
+    fn open(&mut self, step: Step, allocation: usize, ticket: Ticket) -> Result<OpenRelay, ErrorCode> {
         let family = step.family();
-        let Some(ip) = self.relay_addresses.of(family) else {
-            port.into_iter().for_each(|port| self.ports[family as usize].give(port));
-            return Err(ErrorCode::AddressFamilyNotSupported);
-        };
+        let ip = self.relay_addresses.of(family).ok_or(ErrorCode::AddressFamilyNotSupported)?;
         let wanted = if let Step::Main(_, wanted) = step { wanted } else { Wanted::Any };
-        let port = port
-            .or_else(|| self.ports[family as usize].take(wanted, &mut self.rng))
-            .ok_or(ErrorCode::InsufficientCapacity)?;
-        let relay =
-            Relay { family, address: SocketAddr::new(ip, port), allocation: Some(allocation), ticket };
-        let relay = RelayId(self.relays.insert(relay) as u32);
-        Ok(OpenRelay { relay, family, port })
+        let home = self.config.share.index;
+        for (family, port) in self.reservations.come_home(home) {
+            self.ports[family as usize].give(port);
+        }
+        let port = self.ports[family as usize].take(wanted, &mut self.rng);
+        let address = SocketAddr::new(ip, port.ok_or(ErrorCode::InsufficientCapacity)?);
+        Ok(self.enter(Relay { family, address, allocation, home, _ticket: ticket }))
+    }
+
+    fn open_reserved(&mut self, reserved: Reserved, allocation: usize) -> Option<OpenRelay> {
+        let Reserved { family, port, home, ticket } = reserved;
+        match (self.relay_addresses.of(family), ticket) {
+            (Some(ip), Some(ticket)) => {
+                let address = SocketAddr::new(ip, port);
+                Some(self.enter(Relay { family, address, allocation, home, _ticket: ticket }))
+            }
+            _ => {
+                self.give_port(family, port, home);
+                None
+            }
+        }
+    }
+
+    fn enter(&mut self, relay: Relay) -> OpenRelay {
+        let (family, port) = (relay.family, relay.address.port());
+        OpenRelay { relay: RelayId(self.relays.insert(relay) as u32), family, port }
     }
 
     /// The driver has opened the relay socket that it was asked for, or could not (`false`). The
@@ -201,7 +223,7 @@ impl Server {
         opened: bool,
         reply: &mut Vec<u8>,
     ) -> ClientAction<'p> {
-        let index = self.relays.get(relay.0 as usize).and_then(|relay| relay.allocation);
+        let index = self.relays.get(relay.0 as usize).map(|relay| relay.allocation);
         let Some(index) = index else {
             self.closed.push(relay);
             return ClientAction::None;
@@ -219,7 +241,7 @@ impl Server {
                 ClientAction::Open(open)
             }
             Ok(None) => {
-                self.finish(now, index, &opening, reply);
+                self.finish(now, index, *opening, reply);
                 ClientAction::Reply
             }
             Err(code) => self.give_up_opening(index, *opening, code, reply),
@@ -228,20 +250,12 @@ impl Server {
 
     /// One is open: goes on to the next, if there is one.
     fn opened(&mut self, index: usize, opening: &mut Opening) -> Result<Option<OpenRelay>, ErrorCode> {
-        match opening.step {
-            Step::Reserve(_) => opening.reserved = Some(opening.relay),
-            Step::Main(family, _) | Step::Additional(family) => {
-                if let Some(allocation) = self.allocations.get_mut(index) {
-                    allocation.relays[family as usize] = Some(opening.relay);
-                }
-            }
+        if let Some(allocation) = self.allocations.get_mut(index) {
+            allocation.relays[opening.step.family() as usize] = Some(opening.relay);
         }
         let Some(step) = opening.next.take() else { return Ok(None) };
         let user = self.user_of(index);
-        let result = match self.quotas.take(&user) {
-            Some(ticket) => self.open(step, opening.claimed.take(), index, ticket),
-            None => Err(ErrorCode::AllocationQuotaReached),
-        };
+        let result = self.take_ticket(&user).and_then(|ticket| self.open(step, index, ticket));
         match (result, step) {
             (Ok(open), _) => {
                 (opening.step, opening.relay, opening.attempts) = (step, open.relay, 1);
@@ -261,7 +275,7 @@ impl Server {
         let single = match opening.step {
             Step::Main(_, wanted) if wanted != Wanted::Pair => Some(wanted),
             Step::Additional(_) => Some(Wanted::Any),
-            // a pair is refused as a whole
+            // a pair, or what was promised, has no other
             _ => None,
         };
         let port = single
@@ -298,13 +312,12 @@ impl Server {
     fn give_up_opening<'p>(
         &mut self,
         index: usize,
-        opening: Opening,
+        mut opening: Opening,
         code: ErrorCode,
         reply: &mut Vec<u8>,
     ) -> ClientAction<'p> {
-        let family = opening.step.family();
-        if let Some(port) = opening.claimed {
-            self.ports[family as usize].give(port);
+        if let Some(reserved) = opening.reserve.take() {
+            self.give_port(reserved.family, reserved.port, reserved.home);
         }
         self.counters.errors[code as usize] += 1;
         reply.clear();
@@ -327,49 +340,19 @@ impl Server {
     }
 
     /// All sockets are open: the allocation lives.
-    fn finish(&mut self, now: Now, index: usize, opening: &Opening, reply: &mut Vec<u8>) {
-        let token = opening.reserved.map(|relay| self.reserve(relay, now.instant));
+    fn finish(&mut self, now: Now, index: usize, opening: Opening, reply: &mut Vec<u8>) {
+        let token = opening.reserve.map(|reserved| {
+            let token = self.rng.random();
+            self.reservations.hold(token, reserved);
+            self.timers.push(Reverse((now.instant + RESERVATION_LIFETIME, Timer::Reservation(token))));
+            token
+        });
         if let Some(allocation) = self.allocations.get_mut(index) {
             allocation.token = token;
             allocation.expires = now.instant + opening.lifetime;
         }
         self.live(index);
         self.announce(index, now.instant, opening.sha256, reply);
-    }
-
-    fn reserve(&mut self, relay: RelayId, now: Instant) -> [u8; 8] {
-        let token = self.rng.random();
-        if let Some(entry) = self.relays.get_mut(relay.0 as usize) {
-            entry.allocation = None;
-        }
-        self.reservations.insert(token, relay);
-        self.timers.push(Reverse((now + RESERVATION_LIFETIME, Timer::Reservation(token))));
-        token
-    }
-
-    /// The reserved port is its user's only: its ticket counts in their quota.
-    fn take_reserved<'p>(
-        &mut self,
-        request: &Request<'_, '_>,
-        relay: RelayId,
-        reply: &mut Vec<u8>,
-    ) -> Result<ClientAction<'p>, ErrorCode> {
-        let index = self.allocations.vacant_key();
-        let entry = self.relays.get_mut(relay.0 as usize).ok_or(ErrorCode::InsufficientCapacity)?;
-        if entry.ticket.user() != &*request.who.user {
-            return Err(ErrorCode::InsufficientCapacity);
-        }
-        entry.allocation = Some(index);
-        let family = entry.family;
-        self.reservations.retain(|_, reserved| *reserved != relay);
-        let lifetime = request.message.get::<Lifetime>().ok().flatten();
-        let mut allocation = self.blank(request.flow, request.message.id(), &request.who, request.now);
-        allocation.relays[family as usize] = Some(relay);
-        allocation.expires = request.now.instant + self.granted(lifetime);
-        self.insert(allocation, request.who.signed_by.as_ref());
-        self.live(index);
-        self.announce(index, request.now.instant, request.who.sha256, reply);
-        Ok(ClientAction::Reply)
     }
 
     fn blank(

@@ -3,7 +3,7 @@
 use super::{Flow, RelayId};
 use crate::{
     ErrorCode, LongTermKey, PasswordAlgorithm, PeerPolicy, TransactionId, Verdict, attributes::Family,
-    ports::Wanted, quotas::Ticket,
+    ports::Wanted, quotas::Ticket, reservations::Reserved,
 };
 use std::{
     net::{IpAddr, SocketAddr},
@@ -63,10 +63,11 @@ pub(super) struct Relay {
     pub(super) family: Family,
     /// As peers see it.
     pub(super) address: SocketAddr,
-    /// `None` while it is only reserved.
-    pub(super) allocation: Option<usize>,
-    /// Whose quota it counts in.
-    pub(super) ticket: Ticket,
+    pub(super) allocation: usize,
+    /// The worker whose share the port is of.
+    pub(super) home: u16,
+    /// Counts it in its user's quota.
+    pub(super) _ticket: Ticket,
 }
 
 /// A relayed address that an Allocate asks for.
@@ -76,14 +77,14 @@ pub(super) enum Step {
     Main(Family, Wanted),
     /// The second family of a dual allocation; without it the response says why.
     Additional(Family),
-    /// The port after the main one, held for a later request.
-    Reserve(Family),
+    /// A port that was reserved before.
+    Reserved(Family),
 }
 
 impl Step {
     pub(super) fn family(self) -> Family {
         match self {
-            Self::Main(family, _) | Self::Additional(family) | Self::Reserve(family) => family,
+            Self::Main(family, _) | Self::Additional(family) | Self::Reserved(family) => family,
         }
     }
 }
@@ -96,20 +97,12 @@ pub(super) struct Opening {
     pub(super) step: Step,
     /// The socket that the driver was asked to open.
     pub(super) relay: RelayId,
-    /// Opened, and to become the reservation.
-    pub(super) reserved: Option<RelayId>,
-    /// The odd port of a pair that is claimed and not yet opened.
-    pub(super) claimed: Option<u16>,
+    /// The odd port of a pair, to be reserved when the even one is open.
+    pub(super) reserve: Option<Reserved>,
     pub(super) attempts: u8,
     pub(super) lifetime: Duration,
     /// Whether the response is protected by SHA-256.
     pub(super) sha256: bool,
-}
-
-impl Opening {
-    pub(super) fn relays(&self) -> impl Iterator<Item = RelayId> + use<> {
-        [Some(self.relay), self.reserved].into_iter().flatten()
-    }
 }
 
 impl Allocation {

@@ -8,7 +8,6 @@ use super::{
 use crate::{
     ErrorCode, Verdict,
     attributes::{ChannelNumber, XorPeerAddress},
-    channel_data,
 };
 
 impl Server {
@@ -51,7 +50,7 @@ impl Server {
         else {
             return Err(ErrorCode::BadRequest);
         };
-        if !channel_data::NUMBERS.contains(&number) {
+        if !self.config.channels.contains(number) {
             return Err(ErrorCode::BadRequest);
         }
         let allocation = self.allocations.get_mut(index).ok_or(ErrorCode::AllocationMismatch)?;

@@ -84,8 +84,7 @@ impl Server {
         let allocation = self
             .relays
             .get(relay.0 as usize)
-            .and_then(|relay| relay.allocation)
-            .and_then(|index| self.allocations.get(index))
+            .and_then(|relay| self.allocations.get(relay.allocation))
             .ok_or(Drop::NoAllocation)?;
         let bound = allocation.channels.iter().find(|c| c.peer == peer && c.expires > now.instant);
         if let Some(channel) = bound {

@@ -9,10 +9,10 @@ mod refresh;
 mod requests;
 
 use crate::{
-    PeerPolicy, PortRange, Quotas, Transport,
+    PeerPolicy, PortRange, Quotas, Reservations, Transport,
     attributes::Family,
     budget::{ErrorBudget, Rate},
-    channel_data,
+    channel_data::Channels,
     counters::{Counters, Drop},
     nonce::Nonces,
     ports::PortPool,
@@ -112,6 +112,8 @@ pub struct Config {
     pub max_permissions: usize,
     /// Errors that an unauthenticated prefix may cause.
     pub error_rate: Rate,
+    /// The channel numbers that may be bound.
+    pub channels: Channels,
 }
 
 impl Config {
@@ -128,6 +130,7 @@ impl Config {
             max_lifetime: Duration::from_secs(3600),
             max_permissions: 256,
             error_rate: Rate::default(),
+            channels: Channels::default(),
         }
     }
 }
@@ -188,7 +191,7 @@ pub struct Server {
     /// The flow of the last message and its allocation: trains look up once.
     last: Option<(Flow, usize)>,
     relays: Slab<Relay>,
-    reservations: HashMap<[u8; 8], RelayId, RandomState>,
+    reservations: Arc<Reservations>,
     ports: [PortPool; 2],
     timers: BinaryHeap<Reverse<(Instant, Timer)>>,
     generation: u64,
@@ -208,6 +211,7 @@ impl Server {
         keys: Arc<KeyRing>,
         peers: Arc<PeerPolicy>,
         quotas: Arc<Quotas>,
+        reservations: Arc<Reservations>,
         relay_addresses: RelayAddresses,
         seed: [u8; 32],
     ) -> Self {
@@ -224,7 +228,7 @@ impl Server {
             by_flow: HashMap::with_hasher(hasher.clone()),
             last: None,
             relays: Slab::new(),
-            reservations: HashMap::with_hasher(hasher.clone()),
+            reservations,
             ports: [pool(), pool()],
             timers: BinaryHeap::new(),
             generation: 0,
@@ -288,9 +292,7 @@ impl Server {
         reply: &mut Vec<u8>,
     ) -> ClientAction<'p> {
         match packet.first() {
-            Some(&first) if channel_data::is_channel_data(first) => {
-                self.handle_channel_data(now, flow, packet)
-            }
+            Some(&first) if self.config.channels.starts(first) => self.handle_channel_data(now, flow, packet),
             Some(0x00..=0x3F) => {
                 reply.clear();
                 self.handle_stun(now, flow, packet, reply)
@@ -340,15 +342,15 @@ impl Server {
                     _ => {}
                 },
                 Timer::Reservation(token) => {
-                    if let Some(relay) = self.reservations.remove(&token) {
-                        self.close(relay);
+                    if let Some(reserved) = self.reservations.expire(&token) {
+                        self.give_port(reserved.family, reserved.port, reserved.home);
                     }
                 }
             }
         }
     }
 
-    /// How many relay sockets are open or asked for; none are when no allocation or reservation lives.
+    /// How many relay sockets are open or asked for; none are when no allocation lives.
     #[must_use]
     pub fn open_relays(&self) -> usize {
         self.relays.len()
@@ -377,14 +379,26 @@ impl Server {
             self.close(relay);
         }
         if let Some(opening) = allocation.opening {
-            opening.relays().for_each(|relay| self.close(relay));
+            self.close(opening.relay);
+            if let Some(reserved) = opening.reserve {
+                self.give_port(reserved.family, reserved.port, reserved.home);
+            }
         }
     }
 
     fn close(&mut self, id: RelayId) {
         if let Some(relay) = self.relays.try_remove(id.0 as usize) {
-            self.ports[relay.family as usize].give(relay.address.port());
+            self.give_port(relay.family, relay.address.port(), relay.home);
             self.closed.push(id);
+        }
+    }
+
+    /// Gives a port back to the worker that it is of.
+    fn give_port(&mut self, family: Family, port: u16, home: u16) {
+        if home == self.config.share.index {
+            self.ports[family as usize].give(port);
+        } else {
+            self.reservations.send_home(family, port, home);
         }
     }
 

@@ -4,7 +4,7 @@
 use rtc_credentials::{Credential, Key, KeyRing, KeyState, Secret, mint};
 use rtc_turn_proto::{
     ClientAction, Config, Flow, Limits, Nonces, Now, OpenRelay, PeerPolicy, PortRange, Quotas,
-    RelayAddresses, RelayId, Server, Transport,
+    RelayAddresses, RelayId, Reservations, Server, Share, Transport,
     client::{Answer, Client},
 };
 use std::{
@@ -86,24 +86,32 @@ impl World {
         let mut config = Config::new("example.org", Nonces::new([9; 32], 3600));
         config.relay_ports = ports();
         change(&mut config);
-        let quotas = Quotas::new(limits);
+        Self::assemble(config, &Quotas::new(limits), &Reservations::new())
+    }
+
+    /// Workers of one server, that share quotas and reservations.
+    pub fn workers(count: u16) -> Vec<Self> {
+        let (quotas, reservations) = (Quotas::new(Limits::default()), Reservations::new());
+        let worker = |index| {
+            let mut config = Config::new("example.org", Nonces::new([9; 32], 3600));
+            config.relay_ports = ports();
+            config.share = Share { index, count };
+            Self::assemble(config, &quotas, &reservations)
+        };
+        (0..count).map(worker).collect()
+    }
+
+    fn assemble(config: Config, quotas: &Arc<Quotas>, reservations: &Arc<Reservations>) -> Self {
         let ring = ring(1, &["k-1"]);
         let addresses =
             RelayAddresses { v4: Some([10, 0, 0, 1].into()), v6: Some("2a00::1".parse().unwrap()) };
         let (keys, peers) = (Arc::new(ring.clone()), Arc::new(policy()));
-        let server = Server::new(config, keys, peers, Arc::clone(&quotas), addresses, [3; 32]);
+        let (quotas, reservations) = (Arc::clone(quotas), Arc::clone(reservations));
+        let server = Server::new(config, keys, peers, Arc::clone(&quotas), reservations, addresses, [3; 32]);
         let start = Instant::now();
         let now = Now { instant: start, unix: EPOCH };
-        Self {
-            server,
-            quotas,
-            ring,
-            now,
-            open: BTreeMap::new(),
-            busy: BTreeSet::new(),
-            start,
-            clients: Cell::new(0),
-        }
+        let (open, busy) = (BTreeMap::new(), BTreeSet::new());
+        Self { server, quotas, ring, now, open, busy, start, clients: Cell::new(0) }
     }
 
     pub fn pass(&mut self, seconds: u64) {
