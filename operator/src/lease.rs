@@ -47,6 +47,14 @@ impl Settings {
     }
 }
 
+/// Whose the lease is after an attempt.
+enum Answer {
+    Ours,
+    Theirs,
+    /// Someone wrote between reading and writing.
+    Overtaken,
+}
+
 /// A lease that is held, or waited for.
 pub struct Election {
     api: Api<Lease>,
@@ -66,8 +74,8 @@ impl Election {
     pub async fn acquire(&mut self) {
         loop {
             match self.attempt().await {
-                Ok(true) => return,
-                Ok(false) => {}
+                Ok(Answer::Ours) => return,
+                Ok(Answer::Theirs | Answer::Overtaken) => {}
                 Err(error) => tracing::warn!(%error, lease = self.settings.name, "cannot ask for the lease"),
             }
             tokio::time::sleep(self.settings.retry).await;
@@ -83,8 +91,10 @@ impl Election {
             let left = self.settings.give_up.saturating_sub(renewed.elapsed());
             let began = Instant::now();
             match tokio::time::timeout(left, self.attempt()).await {
-                Ok(Ok(true)) => renewed = began,
-                Ok(Ok(false)) => {
+                Ok(Ok(Answer::Ours)) => renewed = began,
+                // Perhaps by a renewal of this one's own that seemed to have failed: the next attempt will tell.
+                Ok(Ok(Answer::Overtaken)) => {}
+                Ok(Ok(Answer::Theirs)) => {
                     tracing::error!(lease = self.settings.name, "somebody else has the lease");
                     return;
                 }
@@ -114,8 +124,8 @@ impl Election {
         self.api.replace(&self.settings.name, &PostParams::default(), &lease).await.map(drop)
     }
 
-    /// Takes, renews or leaves the lease; whether it is this one's now.
-    async fn attempt(&mut self) -> Result<bool, kube::Error> {
+    /// Takes, renews or leaves the lease.
+    async fn attempt(&mut self) -> Result<Answer, kube::Error> {
         let now = MicroTime(Timestamp::now());
         let Some(mut lease) = self.api.get_opt(&self.settings.name).await? else {
             let lease = Lease {
@@ -132,7 +142,7 @@ impl Election {
             self.spec(now.clone(), acquired.unwrap_or(now), transitions)
         } else {
             if !holder.is_empty() && !self.expired(&spec) {
-                return Ok(false);
+                return Ok(Answer::Theirs);
             }
             self.spec(now.clone(), now, transitions.saturating_add(1))
         });
@@ -165,11 +175,11 @@ impl Election {
     }
 }
 
-/// Somebody else was faster: no error.
-fn won<T>(written: Result<T, kube::Error>) -> Result<bool, kube::Error> {
+/// A write that came second is no error.
+fn won<T>(written: Result<T, kube::Error>) -> Result<Answer, kube::Error> {
     match written {
-        Ok(_) => Ok(true),
-        Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+        Ok(_) => Ok(Answer::Ours),
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(Answer::Overtaken),
         Err(error) => Err(error),
     }
 }

@@ -117,6 +117,21 @@ pub fn next(
     })
 }
 
+/// The ring as it is stored, for when nothing shall change.
+#[must_use]
+pub fn as_it_is(stored: &Stored) -> Next {
+    let files = stored.files.as_ref();
+    Next {
+        ring: files.and_then(|files| KeyRing::from_files(files).ok()).unwrap_or_default(),
+        token: files.and_then(token).unwrap_or_default(),
+        rotated: stored.rotated.clone(),
+        events: Vec::new(),
+        rebuilt: None,
+        waiting: Waiting::Time,
+        next: None,
+    }
+}
+
 /// The lowest revisions that are reported.
 #[must_use]
 pub fn acknowledged(readers: &Readers) -> Acknowledged {

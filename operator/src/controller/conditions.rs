@@ -28,6 +28,8 @@ pub struct Counts {
     pub signaling_desired: i32,
     /// Whether the signaling pods are all of the current template.
     pub signaling_current: bool,
+    /// Whether the managed Redis is there and not ready.
+    pub redis_missing: bool,
     /// Nodes that shall run a TURN pod.
     pub turn_desired: i32,
     /// TURN pods of the current template.
@@ -162,6 +164,12 @@ fn signaling(counts: Counts) -> Fact {
     let message = format!("{ready}/{desired} signaling pods are ready");
     match (ready, desired) {
         (_, 0) => fact(KIND, false, "ScaledToZero", "spec.signaling.replicas is 0; raise it"),
+        (0, _) if counts.redis_missing => fact(
+            KIND,
+            false,
+            "RedisNotReady",
+            format!("{message}; the managed Redis is not, see its pod's events"),
+        ),
         (0, _) => fact(KIND, false, "NoPodReady", format!("{message}; see their logs and events")),
         (ready, desired) if ready < desired => fact(KIND, true, "SomePodsReady", message),
         _ => fact(KIND, true, "PodsReady", message),

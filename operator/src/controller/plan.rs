@@ -101,16 +101,20 @@ pub fn plan(
         rotate: cluster.annotations().get(ROTATE_ANNOTATION).cloned(),
         revoke: cluster.annotations().get(REVOKE_ANNOTATION).cloned(),
     };
-    let ring = rotation::next(&observed.ring, &requests, &readers, &spec.credentials, observed.now)?;
+    let ring = if acts {
+        rotation::next(&observed.ring, &requests, &readers, &spec.credentials, observed.now)?
+    } else {
+        rotation::as_it_is(&observed.ring)
+    };
 
     let turn = daemonset::build(&build);
     let template = daemonset::template_of(&turn).to_owned();
     let moves = match &observed.fleet {
-        Some(fleet) => {
+        Some(fleet) if acts => {
             let known = signaling_knows(observed, fleet);
             drain::plan(&observed.turn, &template, &spec.turn.update, known, observed.now)
         }
-        None => BTreeMap::new(),
+        _ => BTreeMap::new(),
     };
     let signing = ring.ring.signing().map(|key| key.id.to_string());
     let nodes = nodes(cluster, observed, &moves, signing.as_deref());

@@ -6,7 +6,7 @@ use kube::{
     api::{Patch, PatchParams},
     core::error_boundary::InvalidObject,
 };
-use rtc_credentials::{Key, KeyRing, KeyState};
+use rtc_credentials::{Key, KeyState};
 use rtc_operator_api::{
     RtcCluster, RtcClusterStatus,
     status::{Endpoints, KeyRingStatus, KeyStatus, NodeState, NodeStatus, SignalingStatus, TurnStatus},
@@ -91,6 +91,9 @@ fn counts(cluster: &RtcCluster, observed: &Observed, plan: &Plan) -> Counts {
         signaling_ready: number(observed, Kind::Deployment, &name, "readyReplicas"),
         signaling_desired: desired,
         signaling_current: seen && updated == desired && all == desired,
+        redis_missing: observed
+            .object(Kind::Deployment, &format!("{}-redis", cluster.name_any()))
+            .is_some_and(|redis| redis.data["status"]["readyReplicas"].as_i64().unwrap_or(0) == 0),
         turn_desired: number(
             observed,
             Kind::DaemonSet,
@@ -143,13 +146,10 @@ fn nodes(observed: &Observed, plan: &Plan) -> Vec<NodeStatus> {
 }
 
 fn key_ring(cluster: &RtcCluster, observed: &Observed, plan: &Plan) -> Option<KeyRingStatus> {
-    let stored;
-    let ring: &KeyRing = if plan.acts {
-        &plan.ring.ring
-    } else {
-        stored = KeyRing::from_files(observed.ring.files.as_ref()?).ok()?;
-        &stored
-    };
+    let ring = &plan.ring.ring;
+    if ring.keys.is_empty() {
+        return None;
+    }
     let signing = ring.signing();
     let staged = ring.keys.iter().any(|key| key.state == KeyState::Staged);
     let interval = cluster.spec.credentials.rotation.interval.as_secs();

@@ -40,8 +40,12 @@ async fn a_paused_cluster_is_left_as_it_is() {
     world
         .until("Paused", async || world.condition("Paused").await.is_some_and(|(is, ..)| is == "True"))
         .await;
+    // Nor do keys rotate, and the status goes on to tell what is.
+    world.annotate(rtc_operator_api::ROTATE_ANNOTATION, "1").await;
     world.reconcile(2).await;
     assert_eq!(world.deployment().await.spec.unwrap().replicas, Some(2));
+    let ring = world.cluster().await.status.unwrap().key_ring.unwrap();
+    assert_eq!((ring.keys.len(), ring.acknowledged.as_str()), (1, "1/1"));
     world.apply(json!({"paused": false, "signaling": {"replicas": 5}})).await;
     world.until("5 replicas", async || world.deployment().await.spec.unwrap().replicas == Some(5)).await;
 }

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod a_changed_template_drains_node_by_node;
+mod a_malformed_cluster_stops_no_other;
 mod a_second_operator_takes_over;
 mod an_edit_takes_effect;
 mod an_empty_spec_runs;

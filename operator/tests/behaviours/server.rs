@@ -158,7 +158,13 @@ async fn wait_for_api(client: &Client, directory: &Path) {
 async fn install(client: &Client) {
     use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
     let definitions = kube::Api::<CustomResourceDefinition>::all(client.clone());
-    let definition = rtc_operator_api::crd();
+    // As a newer definition might be: with a field that takes what this operator does not know.
+    let mut definition = serde_json::to_value(rtc_operator_api::crd()).unwrap();
+    let schema =
+        definition.pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties").unwrap();
+    let newer = &mut schema["signaling"]["properties"]["drain"]["properties"]["timeout"];
+    *newer = serde_json::json!({"type": "string", "default": newer["default"]});
+    let definition: CustomResourceDefinition = serde_json::from_value(definition).unwrap();
     definitions.create(&Default::default(), &definition).await.unwrap();
     let established = kube::runtime::conditions::is_crd_established();
     let name = definition.metadata.name.unwrap();

@@ -50,9 +50,13 @@ impl Operator {
             log_format: rtc_service::log::LogFormat::Text,
         };
         let (stop, stopped) = oneshot::channel::<()>();
+        let stopped = futures::FutureExt::shared(async { drop(stopped.await) });
         let client = client.clone();
         let task = tokio::spawn(async move {
-            run::run(arguments, client, async { drop(stopped.await) }).await.unwrap();
+            // On a machine that is so busy that the lease is lost, it starts anew, as a kubelet would have it.
+            while let Err(error) = run::run(arguments.clone(), client.clone(), stopped.clone()).await {
+                assert!(matches!(error, run::RunError::LeaseLost), "{error}");
+            }
         });
         Self { admin, stop: Some(stop), task }
     }
