@@ -1,0 +1,63 @@
+//! Debian's coturn clients talk to this server: `apt-get install coturn`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use common::{SECRET, address, config, start};
+use rtc_credentials::Transport;
+use rtc_turn::Handle;
+use rtc_turn_proto::channel_data::Channels;
+use std::time::Duration;
+use tokio::{process::Command, time::timeout};
+
+async fn run(program: &str, arguments: &[&str]) -> String {
+    let mut command = Command::new(program);
+    command.args(arguments).kill_on_drop(true);
+    let output =
+        timeout(Duration::from_secs(60), command.output()).await.expect("it did not end in a minute");
+    let output = output.unwrap_or_else(|e| panic!("{program}: {e}; install Debian's package coturn"));
+    let text =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{program} {arguments:?}: {text}");
+    text
+}
+
+/// Runs two pairs of clients that call each other through the relay, and wants every packet back.
+async fn call(server: &Handle, transport: Transport, flags: &[&str]) {
+    let port = address(server, transport).port().to_string();
+    let common = ["-y", "-n", "10", "-m", "2", "-z", "5", "-u", "alice", "-W", SECRET, "-p", &port];
+    let text = run("turnutils_uclient", &[flags, &common, &["127.0.0.1"]].concat()).await;
+    assert!(text.contains("Total lost packets 0 (0.000000%)"), "{flags:?}: {text}");
+}
+
+async fn server() -> Handle {
+    // its client draws channel numbers as RFC 5766 had them
+    start(rtc_turn::Config { channels: Channels::Rfc5766, ..config() }).await
+}
+
+#[tokio::test]
+async fn uclient_relays_over_udp_by_send_and_by_channel() {
+    let server = server().await;
+    call(&server, Transport::Udp, &["-c", "-s"]).await;
+    call(&server, Transport::Udp, &["-c"]).await;
+}
+
+#[tokio::test]
+async fn uclient_relays_over_tcp_by_send_and_by_channel() {
+    let server = server().await;
+    call(&server, Transport::Tcp, &["-c", "-t", "-s"]).await;
+    call(&server, Transport::Tcp, &["-c", "-t"]).await;
+}
+
+#[tokio::test]
+async fn uclient_gets_a_pair_of_ports_for_rtp_and_rtcp() {
+    call(&server().await, Transport::Udp, &[]).await;
+}
+
+#[tokio::test]
+async fn stunclient_learns_its_address() {
+    let server = server().await;
+    let port = address(&server, Transport::Udp).port().to_string();
+    let text = run("turnutils_stunclient", &["-p", &port, "127.0.0.1"]).await;
+    assert!(text.contains("UDP reflexive addr: 127.0.0.1:"), "{text}");
+}
