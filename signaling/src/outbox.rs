@@ -50,6 +50,7 @@ struct Queue {
     items: VecDeque<Out>,
     bytes: usize,
     closed: bool,
+    slow: bool,
 }
 
 /// The queue of one client.
@@ -83,7 +84,7 @@ impl Outbox {
         if queue.bytes > self.limit && !last {
             queue.items = VecDeque::from([SLOW]);
             queue.bytes = 0;
-            queue.closed = true;
+            (queue.closed, queue.slow) = (true, true);
         } else {
             queue.items.push_back(out);
             queue.closed = last;
@@ -128,6 +129,12 @@ impl Outbox {
     pub fn poll_closed(&self, context: &Context<'_>) -> bool {
         self.waker.register(context.waker());
         self.lock().closed
+    }
+
+    /// Whether it ran over its limit.
+    #[must_use]
+    pub fn is_slow(&self) -> bool {
+        self.lock().slow
     }
 
     /// Bytes that wait.

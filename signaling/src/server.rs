@@ -154,7 +154,6 @@ impl Server {
     }
 
     /// Everything that clients ask for, as a service. Requests should carry [`ConnectInfo`] of the client.
-    #[must_use]
     pub fn router(self: &Arc<Self>) -> Router {
         let make = || {
             Router::new()

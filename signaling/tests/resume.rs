@@ -20,7 +20,8 @@ on_each_store! {
         let (joined, token, epoch, seq) = (lost.joined.clone(), lost.token(), lost.epoch, lost.seq);
         drop(lost);
         for n in 0..5 {
-            two.signal(None, json!(n)).await;
+            two.send(json!({"type": "signal", "id": n, "data": n})).await;
+            two.expect("ack").await;
         }
         let mut three = a.join("r").await;
         let mut back = b.connect().await;

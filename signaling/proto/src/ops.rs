@@ -156,8 +156,12 @@ pub enum Pulse {
         /// The log's last entry.
         seq: u64,
     },
-    /// The lease had run out and the replica's members were removed.
-    Lapsed,
+    /// The replica has no lease: if it knows the log of this epoch, its lease had run out and its members
+    /// were removed; if not, the room has begun anew without it.
+    Lapsed {
+        /// The log's life.
+        epoch: u64,
+    },
     /// There is no such room: the store lost it.
     Gone,
 }

@@ -221,7 +221,7 @@ impl Room {
         }
         let lease = Lease::Replica(holder.clone());
         if !self.leases.contains_key(&lease) {
-            return Pulse::Lapsed;
+            return Pulse::Lapsed { epoch: self.epoch };
         }
         self.hold(holder.clone(), now);
         Pulse::Kept { epoch: self.epoch, seq: self.seq }
@@ -266,18 +266,20 @@ impl Room {
     pub fn reap(&mut self, now: u64) {
         let over: Vec<Lease> =
             self.leases.iter().filter(|(_, until)| **until <= now).map(|(lease, _)| lease.clone()).collect();
+        let mut lost = Vec::new();
         for lease in over {
             self.leases.remove(&lease);
-            let lost: Vec<MemberId> = match lease {
-                Lease::Detached(member) => vec![member],
-                Lease::Replica(replica) => {
-                    let held = |m: &Member| m.holder.as_ref() == Some(&replica);
-                    self.members.iter().filter(|(_, m)| held(m)).map(|(id, _)| id.clone()).collect()
-                }
+            let is_lost = |id: &MemberId, m: &Member| match &lease {
+                Lease::Detached(member) => id == member,
+                Lease::Replica(replica) => m.holder.as_ref() == Some(replica),
             };
-            for member in lost {
-                self.remove(&member, Reason::Lost);
-            }
+            let those = self.members.iter().filter(|(id, m)| is_lost(id, m));
+            lost.extend(those.map(|(id, m)| (m.since, id.clone())));
+        }
+        // the oldest first, so that every store tells it alike
+        lost.sort();
+        for (_, member) in lost {
+            self.remove(&member, Reason::Lost);
         }
     }
 

@@ -194,8 +194,8 @@ impl Hosted {
             let local = &mut self.locals[at];
             (local.conn, local.since, local.cursor) = (conn, since, cursor);
             let waiting = local.waiting.take().unwrap_or_default();
-            let current = waiting.iter().filter(|parcel| parcel.epoch == view.epoch);
-            let stays = current.fold(true, |stays, parcel| stays && local.take(parcel));
+            let mut current = waiting.iter().filter(|parcel| parcel.epoch == view.epoch);
+            let stays = current.all(|parcel| local.take(parcel));
             if !stays {
                 self.locals.swap_remove(at);
             }

@@ -154,6 +154,7 @@ impl Hub {
             leaving: AtomicU64::new(0),
             metrics,
         });
+        hub.store.begin();
         upkeep::start(&hub);
         hub
     }

@@ -101,7 +101,8 @@ impl Hub {
             Pulse::Kept { seq: now, .. } if now < seq => Next::Read { epoch, seq },
             Pulse::Kept { .. } => Next::Nothing,
             Pulse::Gone => Next::Sync,
-            Pulse::Lapsed => {
+            Pulse::Lapsed { epoch: now } if now != epoch => Next::Sync,
+            Pulse::Lapsed { .. } => {
                 tracing::warn!(%room, "this replica was not heard of for too long; its members were removed");
                 let before = hosted.locals.len();
                 hosted.locals.retain(|local| {

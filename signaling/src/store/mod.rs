@@ -42,8 +42,10 @@ pub enum Shared {
 }
 
 impl Shared {
-    /// A replica's handle. Must be called in a tokio runtime.
-    pub(crate) fn open(&self, replica: ReplicaId, listener: Weak<dyn Listener>) -> Store {
+    /// A replica's handle. Nothing comes of it before [`Store::begin`], so that a listener that owns its
+    /// store can be made first. Must be called in a tokio runtime.
+    #[must_use]
+    pub fn open(&self, replica: ReplicaId, listener: Weak<dyn Listener>) -> Store {
         match self {
             Self::Memory(rooms) => Store::Memory(rooms.open(replica, listener)),
             Self::Redis(rooms) => Store::Redis(rooms.open(replica, listener)),
@@ -82,6 +84,14 @@ macro_rules! both {
 }
 
 impl Store {
+    /// Begins to tell the listener things. Until then it need not exist; after that, the store's tasks end
+    /// with it.
+    pub fn begin(&self) {
+        if let Self::Redis(store) = self {
+            store.begin();
+        }
+    }
+
     /// `memory` or `redis`.
     #[must_use]
     pub fn kind(&self) -> &'static str {

@@ -178,9 +178,6 @@ impl Connection {
         loop {
             let Poll::Ready(out) = self.outbox.poll_pop(context) else { return None };
             if let Out::Close(code, reason) = out {
-                if code == close::SLOW {
-                    self.native.hub.metrics().slow_readers.inc();
-                }
                 self.close_within(LINGER);
                 return Some(close_message(code, reason));
             }
@@ -193,6 +190,9 @@ impl Connection {
     fn close_within(&mut self, time: Duration) {
         if !self.closing {
             self.closing = true;
+            if self.outbox.is_slow() {
+                self.native.hub.metrics().slow_readers.inc();
+            }
             self.timer.as_mut().reset(Instant::now() + time);
         }
     }

@@ -111,6 +111,7 @@ impl Backend {
     }
 
     pub fn memory_with(limits: RoomLimits) -> Self {
+        rtc_service::log::init(rtc_service::log::LogFormat::Text, "off");
         Self { shared: Shared::Memory(MemoryRooms::new(limits)), redis: None }
     }
 
@@ -119,6 +120,7 @@ impl Backend {
     }
 
     pub fn redis_with(limits: RoomLimits) -> Self {
+        rtc_service::log::init(rtc_service::log::LogFormat::Text, "off");
         let redis = Redis::start();
         let shared = Shared::Redis(RedisRooms::new(&redis.url(), limits).unwrap());
         Self { shared, redis: Some(redis) }

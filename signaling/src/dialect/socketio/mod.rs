@@ -243,6 +243,17 @@ fn text(body: String) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; charset=UTF-8")], body).into_response()
 }
 
+/// Ends a session when it is dropped.
+struct Gone(Option<Arc<Session>>);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        if let (Some(session), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn(async move { session.end().await });
+        }
+    }
+}
+
 /// Waits for something to say, and says all that there is.
 async fn poll(session: &Arc<Session>) -> Result<Response, Refused> {
     session.hear();
@@ -251,6 +262,8 @@ async fn poll(session: &Arc<Session>) -> Result<Response, Refused> {
         session.end().await;
         return Err(Refused::BadRequest);
     };
+    // A client that goes away while it polls is gone: those that live always poll.
+    let mut gone = Gone(Some(session.clone()));
     let upgrading = session.upgrade.notified();
     let mut packets = Vec::new();
     if !session.upgrading.load(Ordering::Relaxed) {
@@ -269,6 +282,7 @@ async fn poll(session: &Arc<Session>) -> Result<Response, Refused> {
             }
         }
     }
+    gone.0 = None;
     if packets.is_empty() {
         packets.push(NOOP.to_owned());
     }

@@ -37,7 +37,10 @@ use std::{
     time::Duration,
 };
 use subscriber::Subscriber;
-use tokio::{sync::Notify, task::AbortHandle};
+use tokio::{
+    sync::{Notify, watch},
+    task::AbortHandle,
+};
 
 const PARTITIONS: u64 = 128;
 /// Redis answers within a millisecond or is in trouble.
@@ -59,7 +62,7 @@ pub enum UrlError {
 /// Rooms that all processes share that use the same Redis.
 #[derive(Clone)]
 pub struct RedisRooms {
-    client: Client,
+    client: Arc<Client>,
     limits: RoomLimits,
 }
 
@@ -82,7 +85,7 @@ impl RedisRooms {
         // what is shown must not have the password
         let shown = url.rsplit('@').next().unwrap_or_default();
         let client = Client::open(url).map_err(|_| UrlError::Url(shown.to_owned()))?;
-        Ok(Self { client, limits })
+        Ok(Self { client: Arc::new(client), limits })
     }
 
     /// How rooms are kept.
@@ -99,14 +102,15 @@ impl RedisRooms {
             .set_response_timeout(Some(ANSWER))
             .set_connection_timeout(Some(ANSWER));
         // without I/O: only a malformed configuration fails, and `new` has seen it
-        let connection = ConnectionManager::new_lazy_with_config(self.client.clone(), config).ok();
+        let connection = ConnectionManager::new_lazy_with_config(Client::clone(&self.client), config).ok();
         let health = Arc::new(Health::default());
+        let (begun, begin) = watch::channel(false);
         let mut tasks = Vec::new();
         if let Some(connection) = connection.clone() {
             let watch = health.clone().watch(connection, listener.clone());
-            tasks.push(tokio::spawn(watch).abort_handle());
+            tasks.push(tokio::spawn(after(begin.clone(), watch)).abort_handle());
         }
-        let (subscriber, task) = Subscriber::start(self.client.clone(), listener);
+        let (subscriber, task) = Subscriber::start(self.client.clone(), listener, begin);
         tasks.push(task);
         let settings = [
             self.limits.log_entries.to_string(),
@@ -115,7 +119,14 @@ impl RedisRooms {
             self.limits.replica_lease.as_millis().to_string(),
             self.limits.detached_lease.as_millis().to_string(),
         ];
-        RedisStore { replica, connection, health, subscriber, settings, tasks }
+        RedisStore { replica, connection, health, subscriber, settings, begun, tasks }
+    }
+}
+
+/// Does something once the store has begun.
+async fn after(mut begin: watch::Receiver<bool>, act: impl Future<Output = ()>) {
+    if begin.wait_for(|begun| *begun).await.is_ok() {
+        act.await;
     }
 }
 
@@ -171,6 +182,7 @@ pub struct RedisStore {
     health: Arc<Health>,
     subscriber: Subscriber,
     settings: [String; 5],
+    begun: watch::Sender<bool>,
     tasks: Vec<AbortHandle>,
 }
 
@@ -230,6 +242,10 @@ impl RedisStore {
         let words = call.invoke_async::<Vec<String>>(&mut connection).await;
         let reply = Reply::new(words.map_err(|e| self.unavailable(&e))?);
         reply.refused().map_or(Ok(reply), |refusal| Err(refusal.into()))
+    }
+
+    pub(super) fn begin(&self) {
+        self.begun.send_replace(true);
     }
 
     pub(super) fn host(&self, room: &RoomName) -> impl Future<Output = Outcome<()>> + Send + use<> {
@@ -316,7 +332,7 @@ impl RedisStore {
             let mut reply = self.run(&SCRIPTS.pulse, room, &[self.replica.as_str()]).await?;
             Ok(match reply.word()?.as_str() {
                 "gone" => Pulse::Gone,
-                "lapsed" => Pulse::Lapsed,
+                "lapsed" => Pulse::Lapsed { epoch: reply.number()? },
                 _ => Pulse::Kept { epoch: reply.number()?, seq: reply.number()? },
             })
         };

@@ -67,17 +67,25 @@ local function remove(epoch, member, reason)
 end
 
 local function reap(epoch)
+  local over = {}
   for _, lease in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', int(now))) do
     redis.call('ZREM', leases, lease)
-    local who = string.sub(lease, 3)
-    if string.sub(lease, 1, 2) == 'd:' then
-      remove(epoch, who, 'lost')
-    else
-      for _, member in ipairs(redis.call('HKEYS', members)) do
-        if load(member).holder == who then remove(epoch, member, 'lost') end
-      end
+    over[lease] = true
+  end
+  if not next(over) then return end
+  local lost = {}
+  for _, member in ipairs(redis.call('HKEYS', members)) do
+    local m = load(member)
+    if over['d:' .. member] or over['r:' .. m.holder] then
+      lost[#lost + 1] = {since = tonumber(m.since), member = member}
     end
   end
+  -- the oldest first, so that every store tells it alike
+  table.sort(lost, function(a, b)
+    if a.since ~= b.since then return a.since < b.since end
+    return a.member < b.member
+  end)
+  for _, who in ipairs(lost) do remove(epoch, who.member, 'lost') end
 end
 
 -- A room that nobody is in is over.

@@ -6,7 +6,7 @@ if now >= m[4] + LOG_AGE then
   redis.call('HSET', meta, 'floor', int(floor), 'mark', m[2], 'marked', int(now))
   redis.call('XTRIM', log, 'MINID', int(floor + 1) .. '-0')
 end
-if not redis.call('ZSCORE', leases, 'r:' .. holder) then return {'lapsed'} end
+if not redis.call('ZSCORE', leases, 'r:' .. holder) then return {'lapsed', m[1]} end
 hold(holder)
 index()
 return {'kept', m[1], m[2]}

@@ -3,7 +3,7 @@
 //! The set of wanted channels is kept here and restored after each reconnect, whatever the client library
 //! promises; after it, the replica is told that it may have missed entries.
 
-use super::ANSWER;
+use super::{ANSWER, after};
 use crate::{
     parcel::Parcel,
     store::{Listener, Outcome, StoreError},
@@ -20,7 +20,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::AbortHandle,
 };
 
@@ -36,10 +36,14 @@ enum Command {
 pub(super) struct Subscriber(mpsc::UnboundedSender<Command>);
 
 impl Subscriber {
-    pub(super) fn start(client: Client, listener: Weak<dyn Listener>) -> (Self, AbortHandle) {
+    pub(super) fn start(
+        client: Arc<Client>,
+        listener: Weak<dyn Listener>,
+        begin: watch::Receiver<bool>,
+    ) -> (Self, AbortHandle) {
         let (sender, commands) = mpsc::unbounded_channel();
         let task = Task { client, listener, commands, wanted: HashMap::new(), waiting: Vec::new() };
-        (Self(sender), tokio::spawn(task.run()).abort_handle())
+        (Self(sender), tokio::spawn(after(begin, task.run())).abort_handle())
     }
 
     pub(super) fn host(&self, room: RoomName, channel: String) -> impl Future<Output = Outcome<()>> + use<> {
@@ -59,7 +63,7 @@ impl Subscriber {
 }
 
 struct Task {
-    client: Client,
+    client: Arc<Client>,
     listener: Weak<dyn Listener>,
     commands: mpsc::UnboundedReceiver<Command>,
     wanted: HashMap<String, RoomName>,
