@@ -357,7 +357,6 @@ impl Shared {
         if began {
             tracing::info!(?deadline, allocations = self.quotas.total(), "draining");
             self.tell(&Command::Drain(self.config.alternates.clone().into()));
-            self.state().ready = Err("draining".into());
         }
     }
 
@@ -471,6 +470,10 @@ impl Handle {
 
 impl admin::Program for Handle {
     fn ready(&self) -> Result<(), String> {
+        // a probe that began before the drain may end after it
+        if self.0.is_draining() {
+            return Err("draining".into());
+        }
         self.0.state().ready.clone()
     }
 

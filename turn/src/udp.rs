@@ -238,3 +238,65 @@ impl Outbox {
         failed
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    fn socket() -> (Udp, SocketAddr) {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        (Udp::new(socket).unwrap(), address)
+    }
+
+    /// Sends datagrams of these sizes in one flush, and returns the sizes that arrive, by train.
+    fn sizes_received(sizes: &[usize]) -> Vec<Vec<usize>> {
+        let ((sender, _), (receiver, to)) = (socket(), socket());
+        let mut outbox = Outbox::default();
+        for (n, size) in sizes.iter().enumerate() {
+            outbox.push(Via::Relay(0), to, None, false, |out| {
+                out.extend(std::iter::repeat_n(n as u8, *size));
+                true
+            });
+        }
+        outbox.push(Via::Relay(0), to, None, false, |out| {
+            out.extend_from_slice(b"not to be sent");
+            false
+        });
+        assert_eq!(outbox.flush(|_| Some(&sender)), 0);
+        let (mut inbox, mut trains) = (Inbox::new(), Vec::new());
+        let (mut count, until) = (0, Instant::now() + Duration::from_secs(5));
+        while count < sizes.len() && Instant::now() < until {
+            inbox.receive(&receiver).unwrap();
+            for train in inbox.trains() {
+                assert_eq!(train.datagrams().count() as u64, train.count());
+                let mut received = Vec::new();
+                for datagram in train.datagrams() {
+                    assert!(datagram.iter().all(|byte| usize::from(*byte) == count), "in order");
+                    received.push(datagram.len());
+                    count += 1;
+                }
+                trains.push(received);
+            }
+        }
+        trains
+    }
+
+    #[test]
+    fn equal_datagrams_travel_as_a_train_that_a_shorter_one_ends() {
+        let trains = sizes_received(&[100, 100, 100, 40, 100, 200, 200, 0, 0, 7]);
+        assert_eq!(trains.concat(), [100, 100, 100, 40, 100, 200, 200, 0, 0, 7]);
+        assert_eq!(trains[0], [100, 100, 100, 40], "one system call each way");
+    }
+
+    #[test]
+    fn a_train_is_never_longer_than_a_packet_may_be() {
+        // two trains and a bit; more would not fit the receiver's queue
+        let sizes = [1400; 100];
+        assert_eq!(sizes_received(&sizes).concat(), sizes);
+        let sizes = [65_507, 65_507, 10];
+        assert_eq!(sizes_received(&sizes).concat(), sizes);
+    }
+}

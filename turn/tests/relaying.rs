@@ -77,8 +77,27 @@ async fn two_clients_of_one_server_reach_each_other_through_their_relayed_addres
     alice.send(&hello).await;
     let reply = bob.receive().await;
     assert_eq!(channel_data::parse(&reply), Some((0x4000, &b"hello"[..])));
+    // relay to relay, the kernel hands over whole trains
+    let mut carol = TestClient::connect(&server, Transport::Udp, &single(), "carol").await;
+    let at_carol = carol.allocate().await;
+    assert_eq!(alice.ask(|c| c.channel_bind(0x4000, at_carol)).await, OK);
+    assert_eq!(carol.ask(|c| c.create_permission(at_alice)).await, OK);
+    for round in 0..20u8 {
+        let sizes = [1000, 1000, 1000, 1000, 200, 1000, 1200, 1200, 0, 1];
+        for (n, size) in sizes.into_iter().enumerate() {
+            let mut packet = Vec::new();
+            let payload = [vec![round, n as u8], vec![9; size]].concat();
+            channel_data::write(0x4000, &payload, false, &mut packet);
+            alice.send(&packet).await;
+        }
+        for (n, size) in sizes.into_iter().enumerate() {
+            let reply = carol.receive().await;
+            let Answer::Data(from, data) = carol.client.read(&reply) else { panic!() };
+            assert_eq!((from, &data[..2], data.len()), (at_alice, &[round, n as u8][..], size + 2));
+        }
+    }
     let closed = address(&server, Transport::Udp);
-    assert_eq!(alice.ask(|c| c.channel_bind(0x4000, closed)).await, Answer::Refused(403), "its listener");
+    assert_eq!(alice.ask(|c| c.channel_bind(0x4001, closed)).await, Answer::Refused(403), "its listener");
 }
 
 #[tokio::test]
