@@ -25,6 +25,9 @@ pub(crate) struct Args {
     /// The servers; one that cannot be built or found is left out, and said so.
     #[arg(long, value_delimiter = ',', value_enum, default_value = "ours,coturn,pion,bare,bare-gso")]
     pub(crate) servers: Vec<Kind>,
+    /// The rtc-turn to measure; built from this tree when not given.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ours: Option<PathBuf>,
     /// Rounds, each measuring every server under every load; 5, or 2 when quick.
     #[arg(long)]
     pub(crate) rounds: Option<usize>,

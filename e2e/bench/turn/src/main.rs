@@ -32,7 +32,7 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     args.loads()?;
     let Some(place) = isolate::place() else {
-        let ready = rounds::prepare(&args.servers);
+        let ready = rounds::prepare(&args);
         return Err(isolate::enter(!args.no_namespace, &ready).into());
     };
     let good = rounds::run(&args, &isolate::servers(), place)?;

@@ -1,5 +1,6 @@
 //! One measurement: a fresh server, one load, its figures.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -65,7 +66,7 @@ impl Metric {
 pub(crate) type Figures = Vec<(Metric, f64)>;
 
 /// How long to measure, and where.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Plan {
     /// Traffic before the measured time.
     pub(crate) warm: Duration,
@@ -75,6 +76,8 @@ pub(crate) struct Plan {
     pub(crate) idle_limit: usize,
     /// The CPUs.
     pub(crate) cores: Cores,
+    /// The rtc-turn to measure, if not this tree's.
+    pub(crate) ours: Option<PathBuf>,
 }
 
 /// Starts `kind` anew, loads it and returns its figures.
@@ -82,7 +85,7 @@ pub(crate) struct Plan {
 /// # Errors
 /// When the server fails, refuses, or what it delivers is not what was sent.
 pub(crate) fn measure(kind: Kind, load: &Load, plan: &Plan) -> Result<Figures> {
-    let server = kind.start(plan.cores.server)?;
+    let server = kind.start(plan.cores.server, plan.ours.as_deref())?;
     let figures = match load.work {
         Work::Relay { flows, other, shape } => {
             let flows = (0..flows).map(|number| flow::open(kind.dialect(), number, other));

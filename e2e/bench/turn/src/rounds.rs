@@ -18,8 +18,8 @@ use crate::server::Kind;
 const OTHER_FILES: u64 = 4_000;
 
 /// Builds and finds the servers; those that can be measured.
-pub(crate) fn prepare(kinds: &[Kind]) -> Vec<Kind> {
-    let ready = kinds.iter().filter(|kind| match kind.prepare() {
+pub(crate) fn prepare(args: &Args) -> Vec<Kind> {
+    let ready = args.servers.iter().filter(|kind| match kind.prepare(args.ours.as_deref()) {
         Ok(()) => true,
         Err(error) => {
             eprintln!("{} is left out: {error:#}", kind.name());
@@ -42,7 +42,7 @@ pub(crate) fn run(args: &Args, kinds: &[Kind], place: Place) -> Result<bool> {
     let files = isolate::raise_open_files(most + OTHER_FILES);
     let idle_limit = usize::try_from(files.saturating_sub(OTHER_FILES).min(most))?;
     let warm = Duration::from_millis(if args.quick { 100 } else { 300 });
-    let plan = Plan { warm, measured: args.measured(), idle_limit, cores };
+    let plan = Plan { warm, measured: args.measured(), idle_limit, cores, ours: args.ours.clone() };
 
     let start = Instant::now();
     let mut results = Results::default();

@@ -46,13 +46,15 @@ impl Kind {
         }
     }
 
-    /// Finds the server's program, building it where it is built from source.
+    /// Finds the server's program, building it where it is built from source; `ours` is not.
     ///
     /// # Errors
     /// When it cannot be built or is not installed; says what to do.
-    pub(crate) fn prepare(self) -> Result<()> {
+    pub(crate) fn prepare(self, ours: Option<&Path>) -> Result<()> {
         match self {
-            Kind::Ours => build_ours(),
+            Kind::Ours => ours.map_or_else(build_ours, |path| {
+                path.metadata().map(drop).with_context(|| format!("{}", path.display()))
+            }),
             Kind::Coturn => {
                 let version = Command::new("turnserver").arg("--version").output();
                 version.map(drop).context("coturn is not installed: apt-get install coturn")
@@ -79,14 +81,14 @@ impl Kind {
         }
     }
 
-    fn command(self) -> Result<Command> {
+    fn command(self, ours: Option<&Path>) -> Result<Command> {
         let listen = SERVER.to_string();
         let ip = SERVER.ip().to_string();
         let (low, high) = (RELAY_PORTS.0.to_string(), RELAY_PORTS.1.to_string());
         let mut command;
         match self {
             Kind::Ours => {
-                command = Command::new(ours_path()?);
+                command = Command::new(ours.map_or_else(ours_path, |path| Ok(path.to_owned()))?);
                 command.args(["--listen", &format!("udp://{listen}"), "--relay-address", &ip]);
                 command.args(["--relay-ports", &format!("{low}-{high}"), "--realm", REALM]);
                 command.args(["--secret", SECRET, "--allow-peer", "127.0.0.0/8", "--workers", "1"]);
@@ -118,10 +120,10 @@ impl Kind {
     ///
     /// # Errors
     /// When it ends or does not answer within five seconds; with the end of what it printed.
-    pub(crate) fn start(self, core: usize) -> Result<Running> {
+    pub(crate) fn start(self, core: usize, ours: Option<&Path>) -> Result<Running> {
         let log = std::env::temp_dir().join(format!("bench-turn-{}-{}.log", self.name(), std::process::id()));
         let output = File::create(&log).with_context(|| format!("{}", log.display()))?;
-        let mut command = self.command()?;
+        let mut command = self.command(ours)?;
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         let child = pin::spawn_on(core, &mut command).with_context(|| format!("starting {}", self.name()))?;
         let mut running = Running { child, log };
