@@ -23,6 +23,8 @@ pub fn config() -> Config {
     let settings = Settings {
         listen: vec!["udp://127.0.0.1:0".parse().unwrap(), "tcp://127.0.0.1:0".parse().unwrap()],
         relay_address: vec!["127.0.0.1".parse().unwrap()],
+        // above the ports that the system picks for listeners and peers
+        relay_ports: Some("61000-65535".parse().unwrap()),
         realm: Some("example.org".into()),
         secret: Some(SECRET.parse().unwrap()),
         allow_peer: vec!["127.0.0.1/32".parse().unwrap()],
