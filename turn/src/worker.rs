@@ -192,7 +192,7 @@ impl Worker {
             channels,
             reply: Vec::new(),
         };
-        let worker = Self {
+        let mut worker = Self {
             poll,
             listeners,
             connections: Slab::new(),
@@ -211,6 +211,8 @@ impl Worker {
             longest_turn: Duration::ZERO,
             stopped: false,
         };
+        // an idle worker has its ring too
+        worker.publish();
         Ok((worker, Mailbox { sender, waker }))
     }
 
