@@ -1,13 +1,16 @@
 //! Listening sockets: one per worker and address, so that the kernel spreads clients by five-tuple.
 
 use crate::settings::Listen;
-use rtc_credentials::Transport;
+use rtc_credentials::{PortRange, Transport};
 use rtc_service::net::BindError;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{io, net::SocketAddr};
 
 /// What the kernel may queue for a worker, in bytes, if it lets us.
 const RECEIVE_BUFFER: usize = 4 << 20;
+
+/// How many of the system's picks for port 0 may be relay ports. Of the default ranges four in ten are.
+const PICKS: usize = 64;
 
 /// One worker's socket of a listener.
 #[derive(Debug)]
@@ -17,22 +20,45 @@ pub(crate) struct Bound {
     pub(crate) socket: Socket,
 }
 
-/// Binds each listener once per worker: the outer vector is by worker.
-pub(crate) fn bind_all(listen: &[Listen], workers: u16) -> Result<Vec<Vec<Bound>>, BindError> {
+/// Binds each listener once per worker: the outer vector is by worker. Port 0 becomes a free port that
+/// is not relayed from.
+pub(crate) fn bind_all(
+    listen: &[Listen],
+    workers: u16,
+    relay_ports: PortRange,
+) -> Result<Vec<Vec<Bound>>, BindError> {
     let mut by_worker: Vec<Vec<Bound>> = (0..workers).map(|_| Vec::new()).collect();
-    for listen in listen {
-        let mut address = listen.address;
-        for (index, sockets) in by_worker.iter_mut().enumerate() {
-            let socket = bind(listen.transport, address, index == 0).map_err(|e| {
-                let name = crate::settings::transport_name(listen.transport);
-                BindError::new(address, name, "--listen", e)
-            })?;
-            // port 0 becomes the port that the first worker got
-            address = socket.local_addr().ok().and_then(|a| a.as_socket()).unwrap_or(address);
-            sockets.push(Bound { transport: listen.transport, address, socket });
+    for &Listen { transport, address } in listen {
+        let error = |e| BindError::new(address, crate::settings::transport_name(transport), "--listen", e);
+        let mut first = Some(bind_first(transport, address, relay_ports).map_err(error)?);
+        let address = first.as_ref().map_or(address, |(_, address)| *address);
+        for sockets in &mut by_worker {
+            let socket = match first.take() {
+                Some((socket, _)) => socket,
+                None => bind(transport, address, false).map_err(error)?,
+            };
+            sockets.push(Bound { transport, address, socket });
         }
     }
     Ok(by_worker)
+}
+
+fn bind_first(
+    transport: Transport,
+    address: SocketAddr,
+    relay_ports: PortRange,
+) -> io::Result<(Socket, SocketAddr)> {
+    // held until the search ends, so that the system does not pick them again
+    let mut refused = Vec::new();
+    while refused.len() < PICKS {
+        let socket = bind(transport, address, true)?;
+        let bound = socket.local_addr()?.as_socket().unwrap_or(address);
+        if address.port() != 0 || !relay_ports.contains(bound.port()) {
+            return Ok((socket, bound));
+        }
+        refused.push(socket);
+    }
+    Err(io::Error::other(format!("all ports that the system picks are in the relay ports {relay_ports}")))
 }
 
 /// The first socket is bound without SO_REUSEPORT, so that it fails when another server has the port,
@@ -63,4 +89,33 @@ fn bind(transport: Transport, address: SocketAddr, first: bool) -> io::Result<So
         socket.listen(1024)?;
     }
     Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn bind_any(relay_ports: &str) -> Result<Vec<u16>, BindError> {
+        let listen = ["udp://127.0.0.1:0", "tcp://127.0.0.1:0"].map(|url| url.parse().unwrap());
+        let workers = bind_all(&listen, 2, relay_ports.parse().unwrap())?;
+        let ports = |worker: &Vec<Bound>| worker.iter().map(|b| b.address.port()).collect::<Vec<_>>();
+        assert_eq!(ports(&workers[0]), ports(&workers[1]), "workers share a listener's port");
+        Ok(ports(&workers[0]))
+    }
+
+    #[test]
+    fn port_0_becomes_a_port_that_is_not_relayed_from() {
+        // most of what Linux picks by default is in this range
+        for _ in 0..20 {
+            let ports = bind_any("40000-65535").unwrap();
+            assert!(ports.iter().all(|port| *port != 0 && *port < 40_000), "{ports:?}");
+        }
+    }
+
+    #[test]
+    fn relay_ports_that_leave_none_to_pick_are_named() {
+        let error = bind_any("1024-65535").unwrap_err().to_string();
+        assert!(error.contains("1024-65535") && error.contains("--listen"), "{error}");
+    }
 }

@@ -130,7 +130,7 @@ impl Server {
         let quotas = Quotas::new(config.limits);
         let reservations = Reservations::new();
         let probe_secret = Secret::generate().map_err(|e| StartError::Entropy(e.to_string()))?;
-        let bound = listen::bind_all(&config.listen, config.workers)?;
+        let bound = listen::bind_all(&config.listen, config.workers, config.relay_ports)?;
         let local =
             bound.first().map_or_else(Vec::new, |b| b.iter().map(|b| (b.transport, b.address)).collect());
         let admin = match config.admin {
