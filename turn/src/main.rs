@@ -3,7 +3,7 @@
 use clap::Parser;
 use rtc_service::{config, log, shutdown::Shutdown};
 use rtc_turn::{Server, Settings};
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 /// A TURN and STUN server.
 #[derive(Parser)]
@@ -17,8 +17,18 @@ struct Args {
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> anyhow::Result<()> {
-    let args = Args::parse();
+async fn main() -> ExitCode {
+    match run(Args::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // the message alone: a backtrace tells an operator nothing
+            eprintln!("rtc-turn: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: Args) -> anyhow::Result<()> {
     let settings = config::load(args.config.as_deref(), args.settings)?;
     log::init(settings.log_format.unwrap_or_default(), "info");
     let mut signals = Shutdown::listen()?;

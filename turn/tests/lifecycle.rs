@@ -3,9 +3,12 @@
 
 mod common;
 
-use common::{OK, TestClient, address, admin, config, echo_peer, eventually, single, start, within};
+use common::{OK, TestClient, address, admin, config, echo_peer, eventually, ring, single, start, within};
 use rtc_credentials::Transport;
-use rtc_turn::{Server, settings::Listen};
+use rtc_turn::{
+    Server,
+    settings::{Keys, Listen},
+};
 use rtc_turn_proto::client::{Answer, Client};
 use std::{
     process::{Command, Stdio},
@@ -21,6 +24,14 @@ async fn a_second_server_on_a_port_says_which_and_how_to_choose_another() {
         let error = Server::start(rtc_turn::Config { listen, ..config() }).await.unwrap_err().to_string();
         assert!(error.contains(&taken.to_string()) && error.contains("--listen"), "{error}");
     }
+}
+
+#[tokio::test]
+async fn idle_workers_tell_their_key_ring() {
+    let keys = Keys::Ring(ring(7, &["k-1"]));
+    // no more than one of eight sees the probe
+    let server = start(rtc_turn::Config { keys, workers: 8, ..config() }).await;
+    assert_eq!(server.status()["ring"]["revision"], 7);
 }
 
 #[tokio::test]
@@ -72,9 +83,11 @@ async fn eventually_refused(client: &mut TestClient, code: u16) {
 #[tokio::test]
 async fn the_program_ends_well_at_sigterm_and_explains_what_it_lacks() {
     let program = env!("CARGO_BIN_EXE_rtc-turn");
-    let output = Command::new(program).output().unwrap();
+    let output = Command::new(program).env("RUST_BACKTRACE", "1").output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success() && text.contains("--keys") && text.contains("--secret"), "{text}");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text.starts_with("rtc-turn: no keys") && text.contains("--secret"), "{text}");
+    assert_eq!(text.lines().count(), 1, "only the message: {text}");
     let output = Command::new(program).args(["--listen", "tls://0.0.0.0:5349"]).output().unwrap();
     assert!(String::from_utf8_lossy(&output.stderr).contains("udp://"));
 
