@@ -20,8 +20,8 @@ use url::{ParseError, Url};
 
 use crate::wait;
 
-/// How long chromedriver may take to listen, and one command of its to be answered.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long chromedriver may take to listen.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 const FLAGS: [&str; 13] = [
     "--headless=new",

@@ -59,7 +59,7 @@ export class Gallery {
       return;
     }
     const url = URL.createObjectURL(blob);
-    const image = element('img', { src: url, alt: `Snapshot by ${mine ? 'you' : by}`, loading: 'lazy' });
+    const image = element('img', { src: url, alt: `Snapshot by ${mine ? 'you' : by}` });
     const open = element('button', { type: 'button', className: 'thumb', 'aria-label': `Show large: ${caption}`, onclick: () => this.#open(url, name, caption) }, image);
     $('#gallery').prepend(element('li', {}, open, element('small', { textContent: caption })));
   }
