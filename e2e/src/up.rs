@@ -1,7 +1,7 @@
 //! `rtc up`: a whole cluster on this machine, as a person would start it.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -21,43 +21,90 @@ pub struct Ready {
     pub turn: Vec<String>,
     /// The page.
     pub demo: String,
+    /// The admin ports.
+    pub admin: Admin,
 }
 
-/// A running `rtc up`. Dropping it ends it.
+/// The admin ports of what runs.
+#[derive(Debug, Deserialize)]
+pub struct Admin {
+    /// The TURN server's, as a URL.
+    pub turn: String,
+    /// A URL of each signaling replica's.
+    pub signaling: Vec<String>,
+}
+
+/// A running `rtc up`. Dropping it ends it at once.
 pub struct Up {
     /// Where everything is.
     pub ready: Ready,
-    _process: Child,
+    process: Child,
 }
 
 impl Up {
-    /// Starts it on free ports and waits until it is ready.
+    /// Starts a manifest of the repository on free ports and waits until it is ready.
     ///
     /// # Errors
     /// When there is no `rtc` program, or it ends or stays silent; what it wrote is in the message.
     pub async fn start(manifest: &str) -> Result<Self> {
-        let program = program()?;
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(manifest);
-        let mut process = Command::new(&program)
-            .arg("up")
-            .arg(&file)
-            .args(["--port", "0", "--turn-port", "0", "--json"])
-            .stdin(Stdio::null())
+        Self::start_with(&file, &["--port", "0", "--turn-port", "0"]).await
+    }
+
+    /// Starts any manifest with flags of one's own; `--json` is added.
+    ///
+    /// # Errors
+    /// As [`Up::start`].
+    pub async fn start_with(manifest: &Path, flags: &[&str]) -> Result<Self> {
+        let mut process = command(manifest, flags)?
+            .arg("--json")
             .stdout(Stdio::piped())
-            .kill_on_drop(true)
             .spawn()
-            .with_context(|| format!("cannot start {}", program.display()))?;
+            .context("cannot start the `rtc` program")?;
+        let shown = manifest.display();
         let mut lines = BufReader::new(process.stdout.take().context("no standard output")?).lines();
-        let line = tokio::time::timeout(PATIENCE, lines.next_line()).await.with_context(|| {
-            format!("`rtc up {manifest}` was not ready within {} s", PATIENCE.as_secs())
-        })??;
+        let line = tokio::time::timeout(PATIENCE, lines.next_line())
+            .await
+            .with_context(|| format!("`rtc up {shown}` was not ready within {} s", PATIENCE.as_secs()))??;
         let Some(line) = line else {
-            bail!("`rtc up {manifest}` ended before it was ready: {}", process.wait().await?);
+            bail!("`rtc up {shown}` ended before it was ready: {}", process.wait().await?);
         };
         let ready = serde_json::from_str(&line).with_context(|| format!("`rtc up --json` printed {line}"))?;
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Ok(Self { ready, _process: process })
+        Ok(Self { ready, process })
     }
+
+    /// Presses Ctrl-C and waits until it has ended.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub async fn interrupt(mut self) -> Result<ExitStatus> {
+        let id = self.process.id().and_then(|id| rustix::process::Pid::from_raw(id.cast_signed()));
+        let id = id.context("`rtc up` has ended by itself")?;
+        rustix::process::kill_process(id, rustix::process::Signal::INT)?;
+        let ended = tokio::time::timeout(PATIENCE, self.process.wait()).await;
+        Ok(ended.with_context(|| format!("`rtc up` drains for over {} s", PATIENCE.as_secs()))??)
+    }
+}
+
+/// What `rtc up` says when it will not start.
+///
+/// # Errors
+/// When it does start.
+pub async fn refused(manifest: &Path, flags: &[&str]) -> Result<String> {
+    let output = tokio::time::timeout(PATIENCE, command(manifest, flags)?.output())
+        .await
+        .context("`rtc up` started, and should not have")??;
+    if output.status.success() {
+        bail!("`rtc up` ended well, and should not have");
+    }
+    Ok(String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+fn command(manifest: &Path, flags: &[&str]) -> Result<Command> {
+    let mut command = Command::new(program()?);
+    command.arg("up").arg(manifest).args(flags).stdin(Stdio::null()).kill_on_drop(true);
+    Ok(command)
 }
 
 /// Where the `rtc` program is: `RTC_BIN`, or beside the folder of the running test program.

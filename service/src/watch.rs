@@ -22,6 +22,9 @@ pub type Files = BTreeMap<String, Vec<u8>>;
 /// The content of the file at `path`, or of each file directly in the directory at `path`, less
 /// those whose names start with two dots (kubelet's own).
 ///
+/// A volume that kubelet mounts is read through its `..data` link, resolved once: so all content is
+/// of one version, though the links beside it are swapped one after the other.
+///
 /// # Errors
 /// When something cannot be read, or a file is over 8 MiB.
 pub fn read(path: &Path) -> io::Result<Files> {
@@ -31,7 +34,8 @@ pub fn read(path: &Path) -> io::Result<Files> {
         files.insert(name, read_bounded(path)?);
         return Ok(files);
     }
-    for entry in std::fs::read_dir(path)? {
+    let version = std::fs::canonicalize(path.join("..data"));
+    for entry in std::fs::read_dir(version.as_deref().unwrap_or(path))? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
         if !name.starts_with("..") && std::fs::metadata(entry.path())?.is_file() {
@@ -64,7 +68,8 @@ pub fn files(path: PathBuf, every: Duration) -> io::Result<watch::Receiver<Files
                 () = sender.closed() => return,
                 () = tokio::time::sleep(every) => {}
             }
-            match read(&path) {
+            // a version that is swapped away while it is read is gone; the next one is there
+            match read(&path).or_else(|_| read(&path)) {
                 Ok(now) => {
                     failing = false;
                     sender.send_if_modified(|last| {
@@ -104,11 +109,14 @@ mod tests {
         assert_eq!(seen.borrow_and_update()["key"], b"one");
 
         version("..2", "two");
+        // its link is not there yet when the version is swapped
+        std::fs::write(dir.path().join("..2/new"), "new").unwrap();
         symlink("..2", dir.path().join("..tmp")).unwrap();
         std::fs::rename(dir.path().join("..tmp"), dir.path().join("..data")).unwrap();
         seen.changed().await.unwrap();
         assert_eq!(seen.borrow_and_update()["key"], b"two");
-        assert_eq!(seen.borrow().len(), 1);
+        assert_eq!(seen.borrow()["new"], b"new");
+        assert_eq!(seen.borrow().len(), 2);
     }
 
     #[tokio::test]

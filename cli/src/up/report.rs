@@ -37,7 +37,7 @@ impl fmt::Display for Report {
         let replicas = if count == 1 { "replica" } else { "replicas" };
         let (ttl, interval) = (HumanDuration(self.policy.ttl), HumanDuration(self.policy.interval));
         writeln!(f, "RtcCluster `{}` runs on this machine.\n", self.name)?;
-        writeln!(f, "  Open         {}   in two tabs, or on two devices", self.page)?;
+        writeln!(f, "  Open         {}   in two tabs; with --lan, on two devices", self.page)?;
         writeln!(f, "  Signaling    {count} {replicas} behind that port; rooms are kept in {}", self.store)?;
         for url in &self.replicas {
             writeln!(f, "               {url}")?;

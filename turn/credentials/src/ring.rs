@@ -107,6 +107,9 @@ impl KeyRing {
         let read = |path: &Path| {
             std::fs::read(path).map_err(|source| RingError::Read { path: path.to_owned(), source })
         };
+        // a mounted Secret is read at one version: the links beside `..data` are swapped one by one
+        let version = std::fs::canonicalize(dir.join("..data"));
+        let dir = version.as_deref().unwrap_or(dir);
         let list = || -> io::Result<Vec<String>> {
             let mut names = Vec::new();
             for entry in std::fs::read_dir(dir)? {
