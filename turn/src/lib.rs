@@ -9,13 +9,17 @@
 //! | `udp` | receiving in batches and GRO trains, sending in GSO trains |
 //! | `tcp` | connections of clients: frames in, bounded queues out |
 //! | `relay` | the relay sockets, towards peers |
+//! | `directory` | which worker holds which relayed address |
+//! | `post` | datagrams from one worker's clients to another's |
 //! | `reload` | keys and the fleet, from files that change |
 //! | `readiness` | a real allocation that relays to itself |
 //! | `telemetry` | what workers publish; metrics and status |
 //!
 //! The protocol is `rtc_turn_proto`'s; this crate owns sockets and clocks.
 
+mod directory;
 mod listen;
+mod post;
 mod readiness;
 mod relay;
 mod reload;

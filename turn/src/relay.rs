@@ -1,13 +1,18 @@
 //! Relay sockets: one per relayed address, bound to this host's address and known to peers by the
 //! advertised one.
 
-use crate::{settings::RelayAddress, udp::Udp};
+use crate::{
+    directory::{Directory, Holder},
+    settings::RelayAddress,
+    udp::Udp,
+};
 use mio::{Interest, Registry, Token};
 use rtc_turn_proto::{Family, OpenRelay, RelayAddresses, RelayId};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{
     io,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
 
 /// The addresses of this host's relayed addresses, by family.
@@ -39,6 +44,11 @@ impl Addresses {
         self.0.iter().flatten()
     }
 
+    /// Whether `ip` is one that peers see.
+    pub(crate) fn is_advertised(&self, ip: IpAddr) -> bool {
+        self.0[Family::of(&ip) as usize].is_some_and(|a| a.advertised == ip)
+    }
+
     /// Where to send for `peer`: another allocation of this host is reached at the local address, as
     /// a one-to-one NAT need not turn packets around.
     pub(crate) fn to_local(self, peer: SocketAddr) -> SocketAddr {
@@ -62,12 +72,35 @@ impl Addresses {
 }
 
 /// A worker's relay sockets, by id.
-#[derive(Debug, Default)]
-pub(crate) struct Relays(Vec<Option<Udp>>);
+#[derive(Debug)]
+pub(crate) struct Relays {
+    sockets: Vec<Option<Relay>>,
+    worker: u16,
+    directory: Arc<Directory>,
+}
+
+#[derive(Debug)]
+struct Relay {
+    udp: Udp,
+    family: Family,
+    port: u16,
+    /// Whether it is bound to the host's present address, and so in the directory.
+    entered: bool,
+}
 
 impl Relays {
+    pub(crate) fn new(worker: u16, directory: Arc<Directory>) -> Self {
+        Self { sockets: Vec::new(), worker, directory }
+    }
+
     pub(crate) fn get(&self, id: usize) -> Option<&Udp> {
-        self.0.get(id)?.as_ref()
+        self.sockets.get(id)?.as_ref().map(|relay| &relay.udp)
+    }
+
+    /// Which worker holds the relay socket of this server that peers see at `address`, provided that
+    /// it is at the host's present address.
+    pub(crate) fn holder(&self, address: SocketAddr) -> Option<Holder> {
+        self.directory.find(address)
     }
 
     /// Opens a socket on that very port, with nobody else on it.
@@ -78,10 +111,11 @@ impl Relays {
         registry: &Registry,
         token: Token,
     ) -> io::Result<()> {
-        let Some(address) = addresses.0[open.family as usize] else {
+        let OpenRelay { relay, family, port } = open;
+        let Some(address) = addresses.0[family as usize] else {
             return Err(io::ErrorKind::AddrNotAvailable.into());
         };
-        let address = SocketAddr::new(address.local, open.port);
+        let address = SocketAddr::new(address.local, port);
         let socket = Socket::new(
             Domain::for_address(address),
             Type::DGRAM.nonblocking().cloexec(),
@@ -94,18 +128,30 @@ impl Relays {
         socket.bind(&address.into())?;
         let mut udp = Udp::new(socket.into())?;
         registry.register(&mut udp.socket, token, Interest::READABLE)?;
-        let id = open.relay.0 as usize;
-        if self.0.len() <= id {
-            self.0.resize_with(id + 1, || None);
+        let id = relay.0 as usize;
+        if self.sockets.len() <= id {
+            self.sockets.resize_with(id + 1, || None);
         }
-        self.0[id] = Some(udp);
+        self.sockets[id] = Some(Relay { udp, family, port, entered: true });
+        self.directory.enter(family, port, Holder { worker: self.worker, relay });
         Ok(())
     }
 
     pub(crate) fn close(&mut self, id: RelayId) {
-        // dropping the descriptor takes it out of the poll
-        if let Some(slot) = self.0.get_mut(id.0 as usize) {
+        if let Some(slot) = self.sockets.get_mut(id.0 as usize) {
+            if let Some(relay) = slot.as_ref().filter(|relay| relay.entered) {
+                self.directory.leave(relay.family, relay.port);
+            }
+            // dropping the descriptor takes it out of the poll
             *slot = None;
+        }
+    }
+
+    /// The host's addresses have changed: the sockets that are open are reached by the kernel alone.
+    pub(crate) fn withdraw(&mut self) {
+        for relay in self.sockets.iter_mut().flatten().filter(|relay| relay.entered) {
+            self.directory.leave(relay.family, relay.port);
+            relay.entered = false;
         }
     }
 }

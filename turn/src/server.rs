@@ -1,12 +1,15 @@
 //! Starts the workers, follows what changes, and ends when all is drained.
 
 use crate::{
-    listen, readiness,
+    directory::Directory,
+    listen,
+    post::Doors,
+    readiness,
     relay::Addresses,
     reload,
     settings::{Config, Keys, RelayAddress},
     telemetry::{Published, Telemetry},
-    worker::{Command, Mailbox, Worker},
+    worker::{Command, Mailbox, Setup, Worker},
 };
 use prometheus_client::registry::Registry;
 use rtc_credentials::{ADMIN_TOKEN_FILE, Fleet, KeyRing, RingError, Secret, Transport};
@@ -141,13 +144,15 @@ impl Server {
         let keys = reload::with_probe_key(&ring, &probe_secret);
         let peers = reload::peer_policy(&config, fleet.as_ref(), &addresses);
         let nonces = Nonces::new(random()?, NONCE_LIFETIME);
+        let directory = Arc::new(Directory::new(config.relay_ports));
+        let (doors, parcels) = Doors::new(config.workers);
         let mut workers = Vec::new();
         let (mut mailboxes, mut published) = (Vec::new(), Vec::new());
-        for (index, sockets) in bound.into_iter().enumerate() {
+        for ((index, sockets), parcels) in (0u16..).zip(bound).zip(parcels) {
             let mut proto_config = proto::Config::new(config.realm.clone(), nonces.clone());
             proto_config.relay_ports = config.relay_ports;
             proto_config.channels = config.channels;
-            proto_config.share = Share { index: index as u16, count: config.workers };
+            proto_config.share = Share { index, count: config.workers };
             let server = proto::Server::new(
                 proto_config,
                 Arc::clone(&keys),
@@ -158,14 +163,18 @@ impl Server {
                 random()?,
             );
             let counters = Arc::new(Published::default());
-            let (worker, mailbox) = Worker::new(
-                sockets,
+            let (worker, mailbox) = Worker::new(Setup {
+                index,
+                bound: sockets,
                 server,
                 addresses,
-                config.channels,
-                ring.revision,
-                Arc::clone(&counters),
-            )?;
+                channels: config.channels,
+                ring_revision: ring.revision,
+                published: Arc::clone(&counters),
+                directory: Arc::clone(&directory),
+                doors: Arc::clone(&doors),
+                parcels,
+            })?;
             workers.push(worker);
             mailboxes.push(mailbox);
             published.push(counters);

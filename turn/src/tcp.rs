@@ -84,14 +84,12 @@ impl Connection {
         if whole { ReadState::More } else { ReadState::Drained }
     }
 
-    /// Queues the frame that `write` appends. `false` when the queue is full and it was left out.
-    pub(crate) fn push(&mut self, write: impl FnOnce(&mut Vec<u8>) -> bool) -> bool {
-        let start = self.queue.len();
-        let written = write(&mut self.queue);
-        if !written || self.queue.len() > MAX_QUEUE {
-            self.queue.truncate(start);
-            return !written;
+    /// Queues frames. `false` when the queue is full and they were left out.
+    pub(crate) fn push(&mut self, frames: &[u8]) -> bool {
+        if self.queue.len() + frames.len() > MAX_QUEUE {
+            return false;
         }
+        self.queue.extend_from_slice(frames);
         true
     }
 

@@ -28,17 +28,26 @@ pub(crate) struct Snapshot {
     pub(crate) key_uses: BTreeMap<KeyId, u64>,
     pub(crate) ring_revision: u64,
     pub(crate) connections: usize,
+    pub(crate) short_cuts: u64,
     /// The longest that a turn of the loop has taken since it was last published.
     pub(crate) longest_turn: Duration,
 }
 
 impl Published {
-    pub(crate) fn update(&self, server: &proto::Server, ring: u64, connections: usize, turn: Duration) {
+    pub(crate) fn update(
+        &self,
+        server: &proto::Server,
+        ring: u64,
+        connections: usize,
+        short_cuts: u64,
+        turn: Duration,
+    ) {
         let mut snapshot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         snapshot.counters.clone_from(server.counters());
         snapshot.key_uses = server.key_uses().map(|(id, uses)| (id.clone(), uses)).collect();
         snapshot.ring_revision = ring;
         snapshot.connections = connections;
+        snapshot.short_cuts = short_cuts;
         snapshot.longest_turn = turn;
     }
 
@@ -63,6 +72,7 @@ impl Telemetry {
             }
             total.ring_revision = total.ring_revision.min(one.ring_revision);
             total.connections += one.connections;
+            total.short_cuts += one.short_cuts;
             total.longest_turn = total.longest_turn.max(one.longest_turn);
         }
         total
@@ -95,6 +105,8 @@ impl Collector for Telemetry {
         let bytes = traffic(counters, |t| t.bytes);
         family(encoder, "rtc_turn_bytes", "Bytes of application data relayed", &bytes)?;
         count(encoder, "rtc_turn_allocations_created", "Allocations that began", counters.allocations)?;
+        let help = "Datagrams from client to client that were handed over without a system call";
+        count(encoder, "rtc_turn_short_cuts", help, total.short_cuts)?;
         count(encoder, "rtc_turn_bindings", "Binding requests answered", counters.bindings)?;
         let errors: Vec<_> = ErrorCode::ALL
             .iter()

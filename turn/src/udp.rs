@@ -14,8 +14,10 @@ use std::{
 const BATCH: usize = 16;
 /// The longest train, and the longest datagram.
 const MESSAGE: usize = 65_536;
+/// The longest payload of an IPv4 datagram.
+pub(crate) const MAX_DATAGRAM: usize = 65_507;
 /// The most that one GSO send may carry: what fits an IPv4 packet less its headers.
-const MAX_TRAIN: usize = 65_507;
+const MAX_TRAIN: usize = MAX_DATAGRAM;
 
 /// A non-blocking socket whose trains the kernel splits and joins.
 #[derive(Debug)]

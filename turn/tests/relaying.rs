@@ -77,7 +77,7 @@ async fn two_clients_of_one_server_reach_each_other_through_their_relayed_addres
     alice.send(&hello).await;
     let reply = bob.receive().await;
     assert_eq!(channel_data::parse(&reply), Some((0x4000, &b"hello"[..])));
-    // relay to relay, the kernel hands over whole trains
+    // and over UDP, in whole trains
     let mut carol = TestClient::connect(&server, Transport::Udp, &single(), "carol").await;
     let at_carol = carol.allocate().await;
     assert_eq!(alice.ask(|c| c.channel_bind(0x4000, at_carol)).await, OK);

@@ -68,6 +68,14 @@ impl Server {
         ClientAction::Relay { relay, peer, payload, dont_fragment }
     }
 
+    /// The address that peers know a relay socket by. A driver that finds a peer's address among
+    /// those of its own relay sockets may hand a payload over without the system: to
+    /// [`Server::route_from_peer`] of the peer's relay socket, as sent from this one's address.
+    #[must_use]
+    pub fn relayed_address(&self, relay: RelayId) -> Option<SocketAddr> {
+        self.relays.get(relay.0 as usize).map(|relay| relay.address)
+    }
+
     /// Where datagrams that `peer` sent to `relay` go (RFC 8656, section 11.3). `None` is counted as
     /// `packets` drops.
     pub fn route_from_peer(

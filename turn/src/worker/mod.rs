@@ -1,19 +1,23 @@
 //! One worker: a thread with its own sockets, its own protocol server and its own loop. Nothing on a
-//! packet's way is shared with another.
+//! packet's way is shared with another, but for what its clients send to another's clients.
+
+mod core;
+mod streams;
 
 use crate::{
+    directory::Directory,
     listen::Bound,
+    post::{Doors, Parcel, Post},
     relay::{Addresses, Relays},
-    tcp::{Connection, ReadState},
+    tcp::Connection,
     telemetry::Published,
-    udp::{Inbox, Outbox, Udp, Via},
+    udp::{Inbox, Udp, Via},
 };
-use mio::{Events, Interest, Poll, Registry, Token, Waker, event::Event, net::TcpListener};
+use core::Core;
+use mio::{Events, Interest, Poll, Token, Waker, event::Event, net::TcpListener};
 use rtc_credentials::{KeyRing, Transport};
 use rtc_service::clock::unix_now;
-use rtc_turn_proto::{
-    self as proto, ClientAction, Drop, Flow, Now, PeerPolicy, RelayId, channel_data::Channels,
-};
+use rtc_turn_proto::{self as proto, Drop, Flow, Now, PeerPolicy, RelayId, channel_data::Channels};
 use slab::Slab;
 use std::{
     io,
@@ -24,6 +28,8 @@ use std::{
 
 /// Batches that one socket may have before the others get their turn.
 const TURNS: usize = 8;
+/// Parcels of other workers that are taken before the sockets get their turn.
+const PARCELS: usize = 32;
 /// How often counters are published, while they change.
 const PUBLISH: Duration = Duration::from_millis(100);
 /// How often idle connections are looked for.
@@ -103,69 +109,33 @@ pub(crate) struct Worker {
     stopped: bool,
 }
 
-/// What a packet needs: the protocol, and the ways out.
+/// What a worker begins with.
 #[derive(Debug)]
-struct Core {
-    server: proto::Server,
-    relays: Relays,
-    addresses: Addresses,
-    outbox: Outbox,
-    registry: Registry,
-    channels: Channels,
-    reply: Vec<u8>,
-}
-
-impl Core {
-    /// Handles one message of a client. `true` when `self.reply` is to be sent back.
-    fn client(&mut self, now: Now, flow: &Flow, packet: &[u8]) -> bool {
-        let mut action = self.server.handle_client(now, flow, packet, &mut self.reply);
-        let reply = loop {
-            match action {
-                ClientAction::None => break false,
-                ClientAction::Reply => break true,
-                ClientAction::Relay { relay, peer, payload, dont_fragment } => {
-                    let peer = self.addresses.to_local(peer);
-                    self.outbox.push(Via::Relay(relay.0 as usize), peer, None, dont_fragment, |out| {
-                        out.extend_from_slice(payload);
-                        true
-                    });
-                    // nothing closes on a packet's way
-                    return false;
-                }
-                ClientAction::Open(open) => {
-                    self.close_relays();
-                    let token = token(RELAY, open.relay.0 as usize);
-                    let opened = self.relays.open(open, &self.addresses, &self.registry, token);
-                    if let Err(error) = &opened {
-                        tracing::debug!(port = open.port, %error, "a relay port could not be opened");
-                    }
-                    action = self.server.relay_opened(now, open.relay, opened.is_ok(), &mut self.reply);
-                }
-            }
-        };
-        self.close_relays();
-        reply
-    }
-
-    fn close_relays(&mut self) {
-        while let Some(relay) = self.server.poll_closed() {
-            self.relays.close(relay);
-        }
-    }
+pub(crate) struct Setup {
+    pub(crate) index: u16,
+    pub(crate) bound: Vec<Bound>,
+    pub(crate) server: proto::Server,
+    pub(crate) addresses: Addresses,
+    pub(crate) channels: Channels,
+    pub(crate) ring_revision: u64,
+    pub(crate) published: Arc<Published>,
+    /// The same for all workers.
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) doors: Arc<Doors>,
+    /// This worker's end.
+    pub(crate) parcels: mpsc::Receiver<Parcel>,
 }
 
 impl Worker {
     /// A worker with its sockets registered, and the mailbox to reach it by.
-    pub(crate) fn new(
-        bound: Vec<Bound>,
-        server: proto::Server,
-        addresses: Addresses,
-        channels: Channels,
-        ring_revision: u64,
-        published: Arc<Published>,
-    ) -> io::Result<(Self, Mailbox)> {
+    pub(crate) fn new(setup: Setup) -> io::Result<(Self, Mailbox)> {
+        let Setup { index, bound, server, addresses, channels, ring_revision, published, .. } = setup;
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+        let post = Post::new(setup.doors, index, setup.parcels, Arc::clone(&waker));
+        let relays = Relays::new(index, setup.directory);
+        let registry = poll.registry().try_clone()?;
+        let core = Core::new(server, index, relays, addresses, registry, channels, post);
         let (sender, commands) = mpsc::channel();
         let mut listeners = Vec::with_capacity(bound.len());
         for (index, Bound { transport, address, socket }) in bound.into_iter().enumerate() {
@@ -183,15 +153,6 @@ impl Worker {
                 }
             });
         }
-        let core = Core {
-            server,
-            relays: Relays::default(),
-            addresses,
-            outbox: Outbox::default(),
-            registry: poll.registry().try_clone()?,
-            channels,
-            reply: Vec::new(),
-        };
         let mut worker = Self {
             poll,
             listeners,
@@ -266,6 +227,7 @@ impl Worker {
         let token = event.token();
         if token == WAKER {
             self.obey();
+            self.on_ready(now, token, false);
             return;
         }
         if token.0 / KIND == CONNECTION && event.is_writable() {
@@ -279,6 +241,7 @@ impl Worker {
     fn on_ready(&mut self, now: Now, token: Token, closing: bool) {
         let index = token.0 % KIND;
         let drained = match token.0 / KIND {
+            _ if token == WAKER => self.receive_from_workers(now),
             LISTENER => match self.listeners.get(index) {
                 Some(Listener::Udp { .. }) => self.receive_from_clients(now, index),
                 Some(Listener::Tcp { .. }) => self.accept(now, index),
@@ -295,10 +258,10 @@ impl Worker {
 
     /// `true` when the socket is drained.
     fn receive_from_clients(&mut self, now: Now, index: usize) -> bool {
-        let Self { listeners, inbox, core, .. } = self;
-        let Some(Listener::Udp { udp, address }) = listeners.get(index) else { return true };
         let mut drained = false;
         for _ in 0..TURNS {
+            let Self { listeners, inbox, core, .. } = self;
+            let Some(Listener::Udp { udp, address }) = listeners.get(index) else { return true };
             let more = inbox.receive(udp).unwrap_or(false);
             for train in inbox.trains() {
                 let server = SocketAddr::new(train.to.unwrap_or(address.ip()), address.port());
@@ -313,48 +276,31 @@ impl Worker {
                     }
                 }
             }
-            flush(core, listeners);
+            self.flush();
             if !more {
                 drained = true;
                 break;
             }
         }
+        self.flush_dirty();
         drained
     }
 
     fn receive_from_peers(&mut self, now: Now, relay: usize) -> bool {
-        let Self { listeners, inbox, core, connections, dirty, .. } = self;
         let mut drained = false;
         for _ in 0..TURNS {
+            let Self { inbox, core, .. } = self;
             let Some(udp) = core.relays.get(relay) else { return true };
             let more = inbox.receive(udp).unwrap_or(false);
             for train in inbox.trains() {
                 let peer = core.addresses.to_advertised(train.from);
                 let route = core.server.route_from_peer(now, RelayId(relay as u32), peer, train.count());
                 let Some(route) = route else { continue };
-                let Core { server, outbox, .. } = core;
-                if proto::is_stream(route.flow.transport) {
-                    let index = (route.flow.link & LINK_INDEX) as usize;
-                    let Some(connection) = connections.get_mut(index).filter(|c| c.flow == route.flow) else {
-                        continue;
-                    };
-                    for datagram in train.datagrams() {
-                        if !connection.push(|out| server.encode_to_client(&route, datagram, out)) {
-                            server.count_drop(Drop::QueueFull);
-                        }
-                    }
-                    dirty.push(index);
-                } else {
-                    let (via, source) =
-                        (Via::Listener(route.flow.link as usize), Some(route.flow.server.ip()));
-                    for datagram in train.datagrams() {
-                        outbox.push(via, route.flow.client, source, false, |out| {
-                            server.encode_to_client(&route, datagram, out)
-                        });
-                    }
+                for datagram in train.datagrams() {
+                    core.deliver(&route, datagram);
                 }
             }
-            flush(core, listeners);
+            self.flush();
             if !more {
                 drained = true;
                 break;
@@ -364,103 +310,52 @@ impl Worker {
         drained
     }
 
-    fn accept(&mut self, now: Now, index: usize) -> bool {
-        for _ in 0..64 {
-            let Some(Listener::Tcp { listener }) = self.listeners.get(index) else { return true };
-            match listener.accept() {
-                Ok((stream, client)) => self.greet(now, stream, client),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return true,
-                Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    return true;
-                }
-            }
-        }
-        false
-    }
-
-    fn greet(&mut self, now: Now, mut stream: mio::net::TcpStream, client: SocketAddr) {
-        let entry = self.connections.vacant_key();
-        let Ok(server) = stream.local_addr() else { return };
-        if entry >= MAX_CONNECTIONS || stream.set_nodelay(true).is_err() {
-            return;
-        }
-        self.serial += 1;
-        let link = (self.serial << 24) | entry as u64;
-        let flow = Flow { transport: Transport::Tcp, client, server, link };
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        if self.poll.registry().register(&mut stream, token(CONNECTION, entry), interest).is_ok() {
-            self.connections.insert(Connection::new(stream, flow, now.instant));
-        }
-    }
-
-    fn read_connection(&mut self, now: Now, index: usize, closing: bool) -> bool {
-        let mut state = ReadState::More;
-        for _ in 0..TURNS {
-            let Self { connections, core, read_buffer, replies, listeners, .. } = self;
-            let Some(connection) = connections.get_mut(index) else { return true };
-            connection.last_seen = now.instant;
-            let flow = connection.flow;
-            state = connection.read(read_buffer, core.channels, |frame| {
-                if core.client(now, &flow, frame) {
-                    replies.extend_from_slice(&core.reply);
-                }
-            });
-            flush(core, listeners);
-            if !replies.is_empty() {
-                let queued = connection.push(|out| {
-                    out.extend_from_slice(replies);
-                    true
-                });
-                if !queued {
-                    core.server.count_drop(Drop::QueueFull);
-                }
-                replies.clear();
-                self.dirty.push(index);
-            }
-            // a short read drains the stream, except that its end may follow at once
-            if state == ReadState::Closed || (state == ReadState::Drained && !closing) {
+    fn receive_from_workers(&mut self, now: Now) -> bool {
+        self.core.post.look();
+        let mut drained = false;
+        for _ in 0..PARCELS {
+            let Some(parcel) = self.core.post.receive() else {
+                drained = true;
                 break;
-            }
-            if state == ReadState::Drained && closing {
-                state = ReadState::More;
-            }
+            };
+            self.core.letters(now, &parcel);
+            self.flush();
         }
         self.flush_dirty();
-        if state == ReadState::Closed {
-            self.hang_up(index);
-        }
-        state != ReadState::More
+        drained
     }
 
-    fn flush_dirty(&mut self) {
-        while let Some(index) = self.dirty.pop() {
-            self.flush_connection(index);
+    /// Sends what a batch brought forth; what goes by streams waits for [`Self::flush_dirty`].
+    fn flush(&mut self) {
+        let Self { core, listeners, connections, dirty, .. } = self;
+        let Core { outbox, relays, server, frames, .. } = core;
+        let failed = outbox.flush(|via| match via {
+            Via::Listener(index) => match listeners.get(index) {
+                Some(Listener::Udp { udp, .. }) => Some(udp),
+                _ => None,
+            },
+            Via::Relay(id) => relays.get(id),
+        });
+        for _ in 0..failed {
+            server.count_drop(Drop::SendFailed);
         }
-    }
-
-    fn flush_connection(&mut self, index: usize) {
-        if self.connections.get_mut(index).is_some_and(|c| !c.flush()) {
-            self.hang_up(index);
-        }
-    }
-
-    fn hang_up(&mut self, index: usize) {
-        if let Some(connection) = self.connections.try_remove(index) {
-            self.core.server.client_gone(&connection.flow);
-            self.core.close_relays();
-        }
-    }
-
-    /// Ends connections that never got to an allocation.
-    fn sweep(&mut self, now: Instant) {
-        self.sweep_at = now + SWEEP;
-        let server = &self.core.server;
-        self.connections.retain(|_, c| now.duration_since(c.last_seen) < IDLE || server.holds(&c.flow));
+        frames.drain(|flow, frame| {
+            let index = (flow.link & LINK_INDEX) as usize;
+            let Some(connection) = connections.get_mut(index).filter(|c| c.flow == *flow) else { return };
+            if !connection.push(frame) {
+                server.count_drop(Drop::QueueFull);
+            }
+            if dirty.last() != Some(&index) {
+                dirty.push(index);
+            }
+        });
+        core.end_batch();
     }
 
     fn obey(&mut self) {
+        let mut obeyed = false;
         while let Ok(command) = self.commands.try_recv() {
+            obeyed = true;
             match command {
                 Command::Keys(keys) => {
                     self.ring_revision = keys.revision;
@@ -469,33 +364,22 @@ impl Worker {
                 Command::Peers(peers) => self.core.server.set_peers(peers),
                 Command::Addresses(addresses) => {
                     self.core.addresses = addresses;
+                    self.core.relays.withdraw();
                     self.core.server.set_relay_addresses(addresses.advertised());
                 }
                 Command::Drain(alternates) => self.core.server.drain(alternates),
                 Command::Stop => self.stopped = true,
             }
         }
-        self.publish();
+        if obeyed {
+            self.publish();
+        }
     }
 
     fn publish(&mut self) {
         self.publish_at = None;
         let turn = std::mem::take(&mut self.longest_turn);
-        self.published.update(&self.core.server, self.ring_revision, self.connections.len(), turn);
-    }
-}
-
-/// Sends what a batch brought forth.
-fn flush(core: &mut Core, listeners: &[Listener]) {
-    let Core { outbox, relays, server, .. } = core;
-    let failed = outbox.flush(|via| match via {
-        Via::Listener(index) => match listeners.get(index) {
-            Some(Listener::Udp { udp, .. }) => Some(udp),
-            _ => None,
-        },
-        Via::Relay(id) => relays.get(id),
-    });
-    for _ in 0..failed {
-        server.count_drop(Drop::SendFailed);
+        let Core { server, short_cuts, .. } = &self.core;
+        self.published.update(server, self.ring_revision, self.connections.len(), *short_cuts, turn);
     }
 }

@@ -1,0 +1,236 @@
+//! What a packet needs: the protocol, and the ways out. Nothing is sent here; the worker sends what a
+//! batch brought forth.
+
+use super::{RELAY, token};
+use crate::{
+    post::{Label, Parcel, Post},
+    relay::{Addresses, Relays},
+    udp::{MAX_DATAGRAM, Outbox, Via},
+};
+use mio::Registry;
+use rtc_turn_proto::{
+    self as proto, ClientAction, Drop, Flow, Now, PeerRoute, RelayId, channel_data::Channels,
+};
+use std::net::SocketAddr;
+
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) server: proto::Server,
+    pub(super) index: u16,
+    pub(super) relays: Relays,
+    pub(super) addresses: Addresses,
+    pub(super) registry: Registry,
+    pub(super) channels: Channels,
+    /// The answer to the last message of a client.
+    pub(super) reply: Vec<u8>,
+    /// Datagrams to clients and peers.
+    pub(super) outbox: Outbox,
+    /// Frames to clients over streams.
+    pub(super) frames: Frames,
+    /// Datagrams to other workers' clients.
+    pub(super) post: Post,
+    /// The way of the last datagram to a peer. Good until something other than data is handled.
+    last_way: Option<(RelayId, SocketAddr, Way)>,
+    /// Datagrams that went to a client of this server without the kernel.
+    pub(super) short_cuts: u64,
+}
+
+/// How a datagram from a client goes on.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    /// By the relay socket, to this address.
+    Kernel(SocketAddr),
+    /// To a client of this worker.
+    Here(PeerRoute),
+    /// To a client of another.
+    Across(u16, Label),
+}
+
+impl Core {
+    pub(super) fn new(
+        server: proto::Server,
+        index: u16,
+        relays: Relays,
+        addresses: Addresses,
+        registry: Registry,
+        channels: Channels,
+        post: Post,
+    ) -> Self {
+        Self {
+            server,
+            index,
+            relays,
+            addresses,
+            registry,
+            channels,
+            reply: Vec::new(),
+            outbox: Outbox::default(),
+            frames: Frames::default(),
+            post,
+            last_way: None,
+            short_cuts: 0,
+        }
+    }
+
+    /// Handles one message of a client. `true` when `self.reply` is to be sent back.
+    pub(super) fn client(&mut self, now: Now, flow: &Flow, packet: &[u8]) -> bool {
+        let mut action = self.server.handle_client(now, flow, packet, &mut self.reply);
+        let reply = loop {
+            match action {
+                ClientAction::None => break false,
+                ClientAction::Reply => break true,
+                ClientAction::Relay { relay, peer, payload, dont_fragment } => {
+                    self.relay(now, relay, peer, payload, dont_fragment);
+                    // nothing closes on a packet's way
+                    return false;
+                }
+                ClientAction::Open(open) => {
+                    self.close_relays();
+                    let token = token(RELAY, open.relay.0 as usize);
+                    let opened = self.relays.open(open, &self.addresses, &self.registry, token);
+                    if let Err(error) = &opened {
+                        tracing::debug!(port = open.port, %error, "a relay port could not be opened");
+                    }
+                    action = self.server.relay_opened(now, open.relay, opened.is_ok(), &mut self.reply);
+                }
+            }
+        };
+        self.last_way = None;
+        self.close_relays();
+        reply
+    }
+
+    pub(super) fn close_relays(&mut self) {
+        while let Some(relay) = self.server.poll_closed() {
+            self.relays.close(relay);
+        }
+    }
+
+    fn relay(&mut self, now: Now, relay: RelayId, peer: SocketAddr, payload: &[u8], dont_fragment: bool) {
+        let way = match self.last_way {
+            // what no datagram can carry is left to the kernel to refuse
+            _ if payload.len() > MAX_DATAGRAM => Way::Kernel(self.addresses.to_local(peer)),
+            Some((last_relay, last_peer, way)) if last_relay == relay && last_peer == peer => way,
+            _ => {
+                let Some(way) = self.way(now, relay, peer) else { return };
+                self.last_way = Some((relay, peer, way));
+                way
+            }
+        };
+        match way {
+            Way::Kernel(to) => {
+                self.outbox.push(Via::Relay(relay.0 as usize), to, None, dont_fragment, |out| {
+                    out.extend_from_slice(payload);
+                    true
+                });
+            }
+            Way::Here(route) => {
+                self.short_cuts += 1;
+                self.deliver(&route, payload);
+            }
+            Way::Across(worker, label) => {
+                self.short_cuts += 1;
+                self.post.push(worker, label, payload);
+            }
+        }
+    }
+
+    /// `None`, and counted, when the peer is a client of this worker that does not want it.
+    fn way(&mut self, now: Now, relay: RelayId, peer: SocketAddr) -> Option<Way> {
+        let kernel = Way::Kernel(self.addresses.to_local(peer));
+        if !self.addresses.is_advertised(peer.ip()) {
+            return Some(kernel);
+        }
+        let (Some(holder), Some(from)) = (self.relays.holder(peer), self.server.relayed_address(relay))
+        else {
+            return Some(kernel);
+        };
+        // what a client sends to itself goes by the socket: the readiness probe is about sockets
+        let itself = holder.worker == self.index && holder.relay == relay;
+        if itself || !self.addresses.is_advertised(from.ip()) {
+            return Some(kernel);
+        }
+        let label = Label { relay: holder.relay, to: peer, from };
+        if holder.worker != self.index {
+            return Some(Way::Across(holder.worker, label));
+        }
+        self.arrive(now, &label).map(Way::Here)
+    }
+
+    /// What a datagram that arrives at the relay socket meets. `None` is counted.
+    fn arrive(&mut self, now: Now, label: &Label) -> Option<PeerRoute> {
+        // a letter may be late: the allocation gone, its number another's
+        if self.server.relayed_address(label.relay) != Some(label.to) {
+            self.server.count_drop(Drop::NoAllocation);
+            return None;
+        }
+        self.server.route_from_peer(now, label.relay, label.from, 1)
+    }
+
+    /// Datagrams from another worker's clients.
+    pub(super) fn letters(&mut self, now: Now, parcel: &Parcel) {
+        let mut last = None;
+        for (label, datagram) in parcel.letters() {
+            let route = match last {
+                Some((same, route)) if same == label => route,
+                _ => {
+                    let Some(route) = self.arrive(now, &label) else { continue };
+                    last = Some((label, route));
+                    route
+                }
+            };
+            self.deliver(&route, datagram);
+        }
+    }
+
+    /// Queues a datagram of a peer for a client.
+    pub(super) fn deliver(&mut self, route: &PeerRoute, datagram: &[u8]) {
+        let Self { server, outbox, frames, .. } = self;
+        let flow = &route.flow;
+        let write = |out: &mut Vec<u8>| server.encode_to_client(route, datagram, out);
+        if proto::is_stream(flow.transport) {
+            frames.push(flow, write);
+        } else {
+            let via = Via::Listener(flow.link as usize);
+            outbox.push(via, flow.client, Some(flow.server.ip()), false, write);
+        }
+    }
+
+    /// To be called at the end of a batch, when the outbox and the frames have been sent.
+    pub(super) fn end_batch(&mut self) {
+        self.last_way = None;
+        for _ in 0..self.post.flush() {
+            self.server.count_drop(Drop::QueueFull);
+        }
+    }
+}
+
+/// Frames of a batch, for clients over streams.
+#[derive(Debug, Default)]
+pub(super) struct Frames {
+    contents: Vec<u8>,
+    /// Each with the end of its frame.
+    flows: Vec<(Flow, usize)>,
+}
+
+impl Frames {
+    /// Adds the frame that `write` appends; nothing when that is `false`.
+    fn push(&mut self, flow: &Flow, write: impl FnOnce(&mut Vec<u8>) -> bool) {
+        let start = self.contents.len();
+        if write(&mut self.contents) {
+            self.flows.push((*flow, self.contents.len()));
+        } else {
+            self.contents.truncate(start);
+        }
+    }
+
+    /// Hands all of them over.
+    pub(super) fn drain(&mut self, mut each: impl FnMut(&Flow, &[u8])) {
+        let mut start = 0;
+        for (flow, end) in self.flows.drain(..) {
+            each(&flow, &self.contents[start..end]);
+            start = end;
+        }
+        self.contents.clear();
+    }
+}
