@@ -40,15 +40,6 @@ impl Caller {
             .context("the page has no TURN credential")
     }
 
-    /// Which signaling replica serves the page.
-    ///
-    /// # Errors
-    /// When the page does not answer, or does not know.
-    pub async fn replica(&self) -> Result<String> {
-        let state = self.page.call().await?;
-        state["signaling"]["replica"].as_str().map(str::to_owned).context("the page knows no replica")
-    }
-
     /// Waits until new frames come from so many others, each through a relay.
     ///
     /// # Errors

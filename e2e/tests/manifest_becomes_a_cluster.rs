@@ -34,7 +34,6 @@ async fn from_nothing_to_a_cluster_and_back() -> Result<()> {
         .in_namespace(NAMESPACE, async || {
             let test = Test { cluster: &cluster };
             test.install().await.context("installing")?;
-            test.everything_is_there().await.context("what the manifest made")?;
             test.every_node_relays().await.context("TURN on every node")?;
             test.columns_tell_the_state().await.context("kubectl get rtc")?;
             test.edits_take_effect().await.context("editing the manifest")?;
@@ -50,15 +49,20 @@ struct Test<'a> {
 impl Test<'_> {
     async fn install(&self) -> Result<()> {
         let started = Instant::now();
+        let left = || Duration::from_secs(60).saturating_sub(started.elapsed());
         self.cluster.install_operator().await?;
         let manifest = std::fs::read_to_string(repository_root().join("examples/rtccluster.yaml"))?;
         self.cluster.apply(NAMESPACE, &manifest).await?;
-        let left = Duration::from_secs(60).saturating_sub(started.elapsed());
-        wait::until("the condition Ready within a minute of `helm install`", left, async || {
+        wait::until("the condition Ready within a minute of `helm install`", left(), async || {
             condition(&self.rtc().await?, "Ready")
         })
         .await?;
         println!("Ready {:.1} s after `helm install` began", started.elapsed().as_secs_f64());
+        wait::until("all of it within a minute of `helm install`", left(), async || {
+            self.everything_is_there().await
+        })
+        .await?;
+        println!("all of it {:.1} s after `helm install` began", started.elapsed().as_secs_f64());
         Ok(())
     }
 

@@ -65,13 +65,18 @@ struct Test<'a> {
 impl Test<'_> {
     async fn run(&self) -> Result<()> {
         self.cluster.apply(NAMESPACE, &manifest().to_string()).await?;
-        wait::until("the condition Ready", SOON, async || condition(&self.rtc().await?, "Ready")).await?;
+        let pods_before = wait::until("TURN and two signaling pods", SOON, async || {
+            condition(&self.rtc().await?, "Ready")?;
+            let pods = self.signaling_pods().await?;
+            ensure!(pods.len() == 2, "{} signaling pods are ready", pods.len());
+            Ok(pods)
+        })
+        .await?;
         let first_ring = self.key_ring().await?;
         let first_key = first_ring.signing().context("no key signs")?.id.clone();
 
         // two people on two signaling pods, relayed and nothing else
-        let pods_before = self.signaling_pods().await?;
-        let [one, other] = &pods_before[..] else { bail!("{} signaling pods, not 2", pods_before.len()) };
+        let [one, other] = &pods_before[..] else { bail!("not two pods") };
         let ways = [self.forward(one).await?, self.forward(other).await?];
         let browsers = Browsers::launch().await?;
         let alice = Caller::join(&browsers, &ways[0].url(), ROOM, "alice").await?;
@@ -80,7 +85,6 @@ impl Test<'_> {
         for page in pages {
             page.watches(1).await?;
         }
-        ensure!(alice.replica().await? != bob.replica().await?, "both callers are on one signaling pod");
         let username = alice.turn_username().await?;
         ensure!(username != bob.turn_username().await?, "both callers got the credential of {username}");
         let ids = [bob.id_of("alice").await?, alice.id_of("bob").await?];
