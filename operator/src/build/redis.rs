@@ -27,7 +27,7 @@ pub fn build(build: &Build<'_>) -> Vec<Desired> {
                 "name": "redis",
                 "image": managed.image,
                 "imagePullPolicy": "IfNotPresent",
-                "args": ["redis-server", "--save", "", "--appendonly", "no"],
+                "args": ["redis-server", "--save", "", "--appendonly", "no", "--protected-mode", "no"],
                 "ports": [{"name": "redis", "containerPort": 6379, "protocol": "TCP"}],
                 "readinessProbe": probe,
                 "livenessProbe": probe,
