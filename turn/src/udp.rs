@@ -2,6 +2,7 @@
 //! per system call out.
 
 use mio::net::UdpSocket;
+use nix::sys::socket::{setsockopt, sockopt as option};
 use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
 use std::{
@@ -25,16 +26,40 @@ pub(crate) struct Udp {
     pub(crate) socket: UdpSocket,
     state: UdpSocketState,
     is_v4: bool,
+    /// Whether it is bound to all of the host's addresses, so that each datagram's own counts.
+    is_wildcard: bool,
 }
 
 impl Udp {
     pub(crate) fn new(socket: std::net::UdpSocket) -> io::Result<Self> {
-        let is_v4 = socket.local_addr()?.is_ipv4();
+        let address = socket.local_addr()?;
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
-        let udp = Self { socket: UdpSocket::from_std(socket), state, is_v4 };
+        let udp = Self {
+            socket: UdpSocket::from_std(socket),
+            state,
+            is_v4: address.is_ipv4(),
+            is_wildcard: address.ip().is_unspecified(),
+        };
+        udp.want_no_more_than_needed()?;
         // quinn-udp forbids fragments, as QUIC must; TURN relays what it gets (RFC 8656, section 14)
         udp.set_dont_fragment(false)?;
         Ok(udp)
+    }
+
+    /// quinn-udp asks for what QUIC needs to know of each datagram. Here nobody reads its time of
+    /// arrival, which the kernel would take for every packet of the host, nor its ECN bits, nor the
+    /// address that it was sent to where that is the socket's.
+    fn want_no_more_than_needed(&self) -> io::Result<()> {
+        let fd = self.socket.as_fd();
+        setsockopt(&fd, option::ReceiveTimestampns, &false)?;
+        if self.is_v4 {
+            sockopt::set_ip_recvtos(fd, false)?;
+            setsockopt(&fd, option::Ipv4PacketInfo, &self.is_wildcard)?;
+        } else {
+            sockopt::set_ipv6_recvtclass(fd, false)?;
+            setsockopt(&fd, option::Ipv6RecvPacketInfo, &self.is_wildcard)?;
+        }
+        Ok(())
     }
 
     fn set_dont_fragment(&self, on: bool) -> io::Result<()> {
@@ -57,7 +82,8 @@ impl Udp {
             ecn: None,
             contents,
             segment_size: segment,
-            src_ip: train.source,
+            // naming the source costs a route per datagram
+            src_ip: train.source.filter(|_| self.is_wildcard),
         };
         self.state.try_send(UdpSockRef::from(&self.socket), &transmit)
     }
@@ -291,6 +317,32 @@ mod tests {
         let trains = sizes_received(&[100, 100, 100, 40, 100, 200, 200, 0, 0, 7]);
         assert_eq!(trains.concat(), [100, 100, 100, 40, 100, 200, 200, 0, 0, 7]);
         assert_eq!(trains[0], [100, 100, 100, 40], "one system call each way");
+    }
+
+    #[test]
+    fn a_wildcard_socket_answers_from_where_it_was_asked() {
+        for (any, ip) in [("0.0.0.0:0", "127.0.0.7"), ("[::]:0", "::1"), ("127.0.0.7:0", "127.0.0.7")] {
+            let server = std::net::UdpSocket::bind(any).unwrap();
+            let to = SocketAddr::new(ip.parse().unwrap(), server.local_addr().unwrap().port());
+            let client =
+                std::net::UdpSocket::bind(if to.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" }).unwrap();
+            client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            let server = Udp::new(server).unwrap();
+            let (mut inbox, mut outbox) = (Inbox::new(), Outbox::default());
+            client.send_to(b"where?", to).unwrap();
+            let until = Instant::now() + Duration::from_secs(5);
+            while inbox.count == 0 && Instant::now() < until {
+                inbox.receive(&server).unwrap();
+            }
+            let train = inbox.trains().next().unwrap();
+            assert_eq!(train.to, server.is_wildcard.then_some(to.ip()), "{any}");
+            outbox.push(Via::Listener(0), train.from, Some(to.ip()), false, |out| {
+                out.extend_from_slice(b"here");
+                true
+            });
+            assert_eq!(outbox.flush(|_| Some(&server)), 0);
+            assert_eq!(client.recv_from(&mut [0; 10]).unwrap(), (4, to), "{any}");
+        }
     }
 
     #[test]
