@@ -87,9 +87,7 @@ fn tests(report: &mut Report, filter: Option<&str>, no_kind: bool) {
         let mut suite = Suite { filter, ..Suite::default() };
         if !no_kind {
             suite.features = "rtc-operator/apiserver";
-            suite
-                .env
-                .push(("KUBEBUILDER_ASSETS", tools::kubebuilder_assets()?.to_string_lossy().into_owned()));
+            suite.env.push(("KUBEBUILDER_ASSETS", tools::control_plane()?.to_string_lossy().into_owned()));
         }
         suite.run()
     });

@@ -2,7 +2,6 @@
 //! or named together with how to get it.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -13,12 +12,13 @@ use crate::process::{cargo, command, output, run, which};
 type Packaged = (&'static str, &'static str);
 
 /// Programs that the tests start.
-const PACKAGED: [Packaged; 5] = [
+const PACKAGED: [Packaged; 6] = [
     ("redis-server", "redis-server"),
     ("turnutils_uclient", "coturn"),
     ("chromium", "chromium"),
     ("chromedriver", "chromium-driver"),
     ("node", "nodejs"),
+    ("openssl", "openssl"),
 ];
 
 /// Fails when `program` is not on PATH, saying how to get it.
@@ -117,27 +117,22 @@ impl CargoDeny {
     }
 }
 
-/// A folder with etcd and kube-apiserver, for tests that run an API server alone:
-/// `KUBEBUILDER_ASSETS`, or beside the kubectl on PATH, or as setup-envtest has it.
-pub(crate) fn kubebuilder_assets() -> Result<PathBuf> {
-    let complete =
-        |folder: &PathBuf| ["etcd", "kube-apiserver"].iter().all(|name| folder.join(name).is_file());
-    if let Some(given) = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from) {
-        if complete(&given) {
-            return Ok(given);
-        }
-        bail!("KUBEBUILDER_ASSETS is {}, which lacks etcd or kube-apiserver", given.display());
+/// A folder with the programs of a control plane, for tests that run one alone:
+/// `KUBEBUILDER_ASSETS`, or the folder of the kubectl on PATH, or kubebuilder's own.
+pub(crate) fn control_plane() -> Result<PathBuf> {
+    const PROGRAMS: [&str; 3] = ["etcd", "kube-apiserver", "kube-controller-manager"];
+    let complete = |folder: &PathBuf| PROGRAMS.iter().all(|name| folder.join(name).is_file());
+    let given = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
+    if let Some(given) = given.as_ref().filter(|folder| !complete(folder)) {
+        bail!("KUBEBUILDER_ASSETS is {}, which lacks one of {}", given.display(), PROGRAMS.join(", "));
     }
     let beside = which("kubectl").and_then(|file| file.canonicalize().ok()?.parent().map(Path::to_owned));
-    if let Some(found) = beside.filter(complete) {
-        return Ok(found);
-    }
-    if which("setup-envtest").is_some() {
-        let found = output(Command::new("setup-envtest").args(["use", "--print", "path"]))?;
-        return Ok(PathBuf::from(found.trim()));
-    }
-    bail!(
-        "no etcd and kube-apiserver: `go install sigs.k8s.io/controller-runtime/tools/setup-envtest@latest`, \
-         or set KUBEBUILDER_ASSETS to a folder that has both"
-    )
+    let usual = PathBuf::from("/usr/local/kubebuilder/bin");
+    given.into_iter().chain(beside).chain([usual]).find(complete).with_context(|| {
+        format!(
+            "no folder with {}: unpack those of a Kubernetes release (https://dl.k8s.io) and of an etcd \
+             release into one, and set KUBEBUILDER_ASSETS to it; or leave these tests out with --no-kind",
+            PROGRAMS.join(", ")
+        )
+    })
 }
