@@ -31,6 +31,7 @@ const LIMITS: RoomLimits = RoomLimits {
 enum Op {
     Join { who: u8, on: usize, max: u32, bound: u32 },
     Signal { who: u8, conn: u64, to: Option<u8>, id: u8 },
+    Post { who: u8, id: u8 },
     Leave { who: u8, conn: u64 },
     Detach { who: u8, conn: u64, on: usize },
     Resume { who: u8, on: usize, back: u64, secret: bool },
@@ -47,6 +48,7 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(who, on, max, bound)| Op::Join { who, on, max, bound }),
         12 => (who.clone(), 1u64..3, proptest::option::of(who.clone()), 0u8..8)
             .prop_map(|(who, conn, to, id)| Op::Signal { who, conn, to, id }),
+        4 => (who.clone(), 0u8..8).prop_map(|(who, id)| Op::Post { who, id }),
         2 => (who.clone(), conn.clone()).prop_map(|(who, conn)| Op::Leave { who, conn }),
         2 => (who.clone(), conn.clone(), on.clone()).prop_map(|(who, conn, on)| Op::Detach { who, conn, on }),
         4 => (who.clone(), on.clone(), 0u64..30, any::<bool>())
@@ -164,6 +166,11 @@ impl Side {
                     data: "{\"é\":[1]}".into(),
                 };
                 let sent = self.stores[0].signal(room, &signal).await;
+                sent.map_or_else(refused, |sent| format!("{sent:?}"))
+            }
+            Op::Post { who, id } => {
+                let post = Post { from: member(who), id: format!("n{id}"), data: "[]".into() };
+                let sent = self.stores[1].post(room, &post).await;
                 sent.map_or_else(refused, |sent| format!("{sent:?}"))
             }
             Op::Leave { who, conn } => {

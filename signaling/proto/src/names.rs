@@ -11,11 +11,39 @@ use std::{fmt, str::FromStr, sync::Arc};
 #[error("{0}")]
 pub struct NameError(&'static str);
 
-/// A room's name: 1 to 128 bytes without control characters.
+/// A room's name: 1 to 128 bytes without control characters; or one of a dialect's own.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct RoomName(Arc<str>);
 
+/// Between the parts of a dialect's own name (ASCII's unit separator): nothing that is parsed has it.
+const SEPARATOR: char = '\u{1f}';
+
 impl RoomName {
+    /// The room of a dialect that keeps its rooms to itself: no parsed name is equal to it.
+    ///
+    /// # Errors
+    /// When it would have more than 128 bytes, or a part has control characters.
+    pub fn scoped(dialect: &str, parts: &[&str]) -> Result<Self, NameError> {
+        let mut name = String::from(dialect);
+        for part in parts {
+            if part.chars().any(char::is_control) {
+                return Err(NameError("a name has no control characters"));
+            }
+            name.push(SEPARATOR);
+            name.push_str(part);
+        }
+        if name.len() > 128 {
+            return Err(NameError("the name is too long"));
+        }
+        Ok(Self(name.into()))
+    }
+
+    /// From a store, which got it from [`Self::as_str`].
+    #[must_use]
+    pub fn from_stored(text: &str) -> Self {
+        Self(text.into())
+    }
+
     /// The name.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -222,6 +250,18 @@ mod tests {
         }
         for bad in ["", "-", "a b", "a\n", "é2", &"x".repeat(65)] {
             assert!(bad.parse::<MemberId>().is_err());
+        }
+    }
+
+    #[test]
+    fn a_room_of_a_dialect_cannot_be_named_by_another() {
+        let room = RoomName::scoped("peerjs", &["key", "alice"]).unwrap();
+        assert_ne!(room, RoomName::scoped("peerjs", &["key alice"]).unwrap());
+        assert!(room.as_str().parse::<RoomName>().is_err());
+        assert!(format!("m-1~s~{room}").parse::<ResumeToken>().is_err());
+        assert_eq!(RoomName::from_stored(room.as_str()), room);
+        for bad in ["a\u{1f}b", "a\n", &"x".repeat(122)] {
+            assert!(RoomName::scoped("peerjs", &[bad]).is_err(), "{bad:?}");
         }
     }
 

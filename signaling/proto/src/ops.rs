@@ -99,7 +99,18 @@ pub struct Signal {
     pub data: String,
 }
 
-/// What came of a [`Signal`]: its place in the log.
+/// Something to pass on from outside of the room.
+#[derive(Clone, Debug)]
+pub struct Post {
+    /// The sender; every member but this one gets it.
+    pub from: MemberId,
+    /// As in [`Signal`].
+    pub id: String,
+    /// JSON.
+    pub data: String,
+}
+
+/// What came of a [`Signal`] or a [`Post`]: its place in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
     /// It has been appended.

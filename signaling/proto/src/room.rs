@@ -129,15 +129,35 @@ impl Room {
     /// # Errors
     /// [`Refusal`].
     pub fn signal(&mut self, signal: Signal) -> Result<Sent, Refusal> {
-        self.authorize(&signal.from, signal.conn)?;
-        let request = (signal.from, signal.id);
+        let Signal { from, conn, to, id, data } = signal;
+        self.authorize(&from, conn)?;
+        let somebody = to.as_ref().is_none_or(|to| self.members.contains_key(to));
+        self.pass((from, id), to.as_ref(), &data, somebody)
+    }
+
+    /// Passes something on from outside.
+    ///
+    /// # Errors
+    /// [`Refusal::NoSuchMember`] when no member has a connection.
+    pub fn post(&mut self, post: Post) -> Result<Sent, Refusal> {
+        let somebody = self.members.values().any(|m| m.holder.is_some());
+        self.pass((post.from, post.id), None, &post.data, somebody)
+    }
+
+    fn pass(
+        &mut self,
+        request: (MemberId, String),
+        to: Option<&MemberId>,
+        data: &str,
+        somebody: bool,
+    ) -> Result<Sent, Refusal> {
         if let Some(seq) = self.seen.iter().find_map(|seen| seen.get(&request)) {
             return Ok(Sent::Before(*seq));
         }
-        if signal.to.as_ref().is_some_and(|to| !self.members.contains_key(to)) {
+        if !somebody {
             return Err(Refusal::NoSuchMember);
         }
-        self.append(Draft::signal(&request.0, signal.to.as_ref(), request.1.clone(), &signal.data));
+        self.append(Draft::signal(&request.0, to, request.1.clone(), data));
         if self.seen[0].len() >= self.limits.seen {
             self.seen.swap(0, 1);
             self.seen[0].clear();

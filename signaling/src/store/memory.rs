@@ -147,6 +147,10 @@ impl MemoryStore {
         self.with(name, |room| room.signal(signal.clone()))
     }
 
+    pub(super) async fn post(&self, name: &RoomName, post: &Post) -> Outcome<Sent> {
+        self.with(name, |room| room.post(post.clone())).map_err(|_| Refusal::NoSuchMember.into())
+    }
+
     pub(super) async fn leave(
         &self,
         name: &RoomName,

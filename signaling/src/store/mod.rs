@@ -140,6 +140,14 @@ impl Store {
         both!(self, store => store.signal(room, signal).await)
     }
 
+    /// See [`rtc_signaling_proto::Room::post`].
+    ///
+    /// # Errors
+    /// [`StoreError`]; a room that is not is one without members.
+    pub async fn post(&self, room: &RoomName, post: &Post) -> Outcome<Sent> {
+        both!(self, store => store.post(room, post).await)
+    }
+
     /// See [`rtc_signaling_proto::Room::leave`].
     ///
     /// # Errors

@@ -273,11 +273,13 @@ impl RedisStore {
         let rest = Draft::signal(from, to.as_ref(), String::new(), data).rest;
         let to = to.as_ref().map_or("-", MemberId::as_str);
         let arguments = [from.as_str(), &conn.to_string(), to, id, &rest];
-        let mut reply = self.run(&SCRIPTS.signal, room, &arguments).await?;
-        match reply.word()?.as_str() {
-            "before" => Ok(Sent::Before(reply.number()?)),
-            _ => Ok(Sent::Now(reply.number()?)),
-        }
+        self.run(&SCRIPTS.signal, room, &arguments).await?.sent()
+    }
+
+    pub(super) async fn post(&self, room: &RoomName, post: &Post) -> Outcome<Sent> {
+        let Post { from, id, data } = post;
+        let rest = Draft::signal(from, None, String::new(), data).rest;
+        self.run(&SCRIPTS.post, room, &[from.as_str(), id, &rest]).await?.sent()
     }
 
     pub(super) async fn leave(
@@ -372,9 +374,7 @@ impl RedisStore {
         let rooms: Vec<Vec<String>> =
             pipe.query_async(&mut connection).await.map_err(|e| self.unavailable(&e))?;
         for room in rooms.into_iter().flatten() {
-            if let Ok(room) = room.parse() {
-                self.run(&SCRIPTS.reap, &room, &[]).await?;
-            }
+            self.run(&SCRIPTS.reap, &RoomName::from_stored(&room), &[]).await?;
         }
         Ok(())
     }

@@ -145,3 +145,15 @@ local function refused(member, conn)
   if m.conn ~= conn then return {'superseded'} end
   return nil
 end
+
+-- Appends a signal, unless the same request was appended before, or nobody is there to get it.
+local function pass(from, to, id, rest, somebody)
+  local request = from .. ' ' .. id
+  local before = redis.call('HGET', seen, request) or redis.call('HGET', older, request)
+  if before then return {'before', before} end
+  if not somebody() then return {'nobody'} end
+  local seq = append(redis.call('HGET', meta, 'epoch'), 's', from, to, id, rest)
+  if redis.call('HLEN', seen) >= SEEN then redis.call('RENAME', seen, older) end
+  redis.call('HSET', seen, request, seq)
+  return {'now', seq}
+end

@@ -5,7 +5,7 @@ use redis::Script;
 use rtc_signaling_proto::{
     Entry, Refusal,
     entry::Profile,
-    ops::{Present, Read, View},
+    ops::{Present, Read, Sent, View},
 };
 use std::{str::FromStr, sync::LazyLock, vec::IntoIter};
 
@@ -13,6 +13,7 @@ use std::{str::FromStr, sync::LazyLock, vec::IntoIter};
 pub(super) struct Scripts {
     pub(super) join: Script,
     pub(super) signal: Script,
+    pub(super) post: Script,
     pub(super) leave: Script,
     pub(super) detach: Script,
     pub(super) resume: Script,
@@ -32,6 +33,7 @@ macro_rules! script {
 pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
     join: script!("join.lua"),
     signal: script!("signal.lua"),
+    post: script!("post.lua"),
     leave: script!("leave.lua"),
     detach: script!("detach.lua"),
     resume: script!("resume.lua"),
@@ -77,6 +79,13 @@ impl Reply {
         };
         let members = (0..count).map(|_| member()).collect::<Outcome<_>>()?;
         Ok(View { epoch, seq, members })
+    }
+
+    pub(super) fn sent(&mut self) -> Outcome<Sent> {
+        match self.word()?.as_str() {
+            "before" => Ok(Sent::Before(self.number()?)),
+            _ => Ok(Sent::Now(self.number()?)),
+        }
     }
 
     pub(super) fn entries(&mut self) -> Outcome<Read> {
