@@ -61,7 +61,8 @@ impl Native {
         match (command, at) {
             (Command::Join { id, room, name, meta, max }, _) => {
                 metrics.message("native", "join");
-                let entering = Entering { room, name: name.as_deref(), meta: meta.as_deref(), max, bound: 0 };
+                let (name, meta) = (name.as_deref(), meta.as_deref());
+                let entering = Entering { name, meta, max, ..Entering::new(room) };
                 let asked = entering.room.clone();
                 match self.hub.enter(entering, outbox, |_| {}).await {
                     Ok(entered) => self.joined(id.as_ref(), entered),

@@ -223,7 +223,7 @@ impl Session {
             return;
         }
         self.leave(state, Reason::Left).await;
-        let entering = Entering { room: room.clone(), name: None, meta: None, max: MEMBERS, bound: MEMBERS };
+        let entering = Entering { max: MEMBERS, bound: MEMBERS, ..Entering::new(room.clone()) };
         *self.room.lock().unwrap_or_else(PoisonError::into_inner) = Some(room.clone());
         // what the room says must come after the answer
         let entered = self.hub.enter(entering, self.outbox.clone(), |entered| self.answer(entered)).await;

@@ -1,0 +1,89 @@
+//! Leaving a room, losing a connection, and a replica's own end.
+
+use super::hosted::Hosted;
+use super::{Attachment, Hub, upkeep::Chore};
+use crate::{outbox::Out, store::StoreError};
+use rtc_signaling_proto::{RoomName, entry::Reason};
+use std::{
+    collections::HashMap,
+    sync::{PoisonError, atomic::Ordering},
+    time::Duration,
+};
+
+impl Hub {
+    /// A member leaves. Whatever the store says, it will have left.
+    pub async fn leave(&self, at: &Attachment, why: Reason) {
+        if !self.remove(&at.room, at.key) {
+            return;
+        }
+        if let Err(StoreError::Unavailable(_)) = self.store.leave(&at.room, &at.member, at.conn, why).await {
+            self.later(Chore::leave(&at.room, &at.member, at.conn));
+        }
+    }
+
+    /// A connection is gone; its session can be resumed for a while.
+    pub async fn detach(&self, at: &Attachment) {
+        if !self.remove(&at.room, at.key) {
+            return;
+        }
+        if let Err(StoreError::Unavailable(_)) = self.store.detach(&at.room, &at.member, at.conn).await {
+            self.later(Chore::detach(&at.room, &at.member, at.conn));
+        }
+    }
+
+    /// Removes a session from this replica; false when it was gone before.
+    pub(super) fn remove(&self, room: &RoomName, key: u64) -> bool {
+        let mut rooms = self.lock(room);
+        let Some(hosted) = rooms.get_mut(room) else { return false };
+        let before = hosted.locals.len();
+        hosted.locals.retain(|l| l.key != key);
+        let removed = before - hosted.locals.len();
+        self.ended(removed);
+        if hosted.locals.is_empty() {
+            self.close(&mut rooms, room);
+        }
+        removed > 0
+    }
+
+    pub(super) fn close(&self, rooms: &mut HashMap<RoomName, Hosted>, room: &RoomName) {
+        if rooms.remove(room).is_some() {
+            self.hosted.fetch_sub(1, Ordering::Relaxed);
+            self.store.unhost(room);
+        }
+    }
+
+    /// Tells every client something.
+    pub(crate) fn tell_all(&self, out: impl Fn() -> Out) {
+        for rooms in &self.rooms {
+            let rooms = rooms.lock().unwrap_or_else(PoisonError::into_inner);
+            for local in rooms.values().flat_map(|hosted| &hosted.locals) {
+                local.outbox.push(out());
+            }
+        }
+    }
+
+    /// Tells every client, also those that come later, to reconnect within `spread`.
+    pub(crate) fn go_away(&self, spread: Duration) {
+        let spread = u64::try_from(spread.as_millis()).unwrap_or(u64::MAX).max(1);
+        self.leaving.store(spread, Ordering::Relaxed);
+        self.tell_all(|| Out::Goaway(crate::random::up_to(spread)));
+    }
+
+    /// Gives every session back to the store, to be resumed elsewhere.
+    pub(crate) async fn detach_all(&self) {
+        let mut all = Vec::new();
+        for rooms in &self.rooms {
+            let rooms = rooms.lock().unwrap_or_else(PoisonError::into_inner);
+            for (room, hosted) in rooms.iter() {
+                let live = hosted.locals.iter().filter(|l| l.is_live());
+                all.extend(live.map(|l| Attachment {
+                    room: room.clone(),
+                    member: l.member.clone(),
+                    conn: l.conn,
+                    key: l.key,
+                }));
+            }
+        }
+        futures::future::join_all(all.iter().map(|at| self.detach(at))).await;
+    }
+}

@@ -1,0 +1,58 @@
+//! What the store tells: entries, gaps, and how it is.
+
+use super::{
+    Hub,
+    hosted::{Hosted, Next},
+};
+use crate::{outbox::Out, parcel::Parcel, store::Listener};
+use rtc_signaling_proto::RoomName;
+use std::sync::Arc;
+
+impl Listener for Hub {
+    fn entry(&self, room: &RoomName, parcel: &Arc<Parcel>) {
+        let mut rooms = self.lock(room);
+        if let Some(hosted) = rooms.get_mut(room) {
+            self.accept(room, hosted, parcel);
+        }
+    }
+
+    fn gap(&self) {
+        self.poke.notify_one();
+    }
+
+    fn health(&self, down_since: Option<u64>) {
+        match down_since {
+            Some(since) => self.tell_all(|| Out::Degraded(since)),
+            None => {
+                self.tell_all(|| Out::Recovered);
+                self.poke.notify_one();
+            }
+        }
+    }
+}
+
+impl Hub {
+    pub(super) fn accept(&self, room: &RoomName, hosted: &mut Hosted, parcel: &Arc<Parcel>) {
+        let before = hosted.locals.len();
+        let next = hosted.accept(parcel);
+        self.ended(before - hosted.locals.len());
+        self.follow(room, hosted, next);
+    }
+
+    pub(super) fn follow(&self, room: &RoomName, hosted: &mut Hosted, next: Next) {
+        let Some(me) = self.me.upgrade() else { return };
+        let room = room.clone();
+        match next {
+            Next::Nothing => {}
+            Next::Read { epoch, seq } if !hosted.reading => {
+                hosted.reading = true;
+                tokio::spawn(async move { me.read(&room, epoch, seq).await });
+            }
+            Next::Sync if !hosted.syncing => {
+                hosted.syncing = true;
+                tokio::spawn(async move { me.sync(&room).await });
+            }
+            Next::Read { .. } | Next::Sync => {}
+        }
+    }
+}
