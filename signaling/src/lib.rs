@@ -11,6 +11,7 @@
 //! | [`outbox`], [`parcel`] | what waits for one client |
 //! | [`ice`] | `iceServers` with fresh credentials |
 //! | [`auth`] | who may connect |
+//! | [`guests`] | how many connections and joins an address may have |
 //! | [`web`] | the demo page |
 //! | [`admin`], [`drain`], [`metrics`] | for whoever runs it |
 //!
@@ -32,9 +33,11 @@
 //! ```
 
 pub mod admin;
+mod arrival;
 pub mod auth;
 pub mod dialect;
 pub mod drain;
+pub mod guests;
 pub mod hub;
 pub mod ice;
 pub mod metrics;

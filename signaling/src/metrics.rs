@@ -10,7 +10,7 @@ use std::sync::Mutex;
 /// A kind of message in a dialect.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Message {
-    /// `native`, `socketio`.
+    /// `native`, `socketio`, `peerjs`, `y-webrtc`, `matchbox`.
     pub dialect: &'static str,
     /// `join`, `signal`, …
     pub kind: &'static str,
@@ -23,10 +23,17 @@ pub struct ResumeOutcome {
     pub outcome: &'static str,
 }
 
+/// Why a client was turned away.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Refused {
+    /// `connections_per_address`, `joins_per_address`, `never_joined`.
+    pub reason: &'static str,
+}
+
 /// In which dialect.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Dialect {
-    /// `native`, `socketio`.
+    /// `native`, `socketio`, `peerjs`, `y-webrtc`, `matchbox`.
     pub dialect: &'static str,
 }
 
@@ -39,6 +46,8 @@ pub struct Metrics {
     pub messages: Family<Message, Counter>,
     /// Resumes.
     pub resumes: Family<ResumeOutcome, Counter>,
+    /// Clients that were turned away.
+    pub refused: Family<Refused, Counter>,
     /// Connections that were closed because their clients read too slowly.
     pub slow_readers: Counter,
     /// Seconds from a signal to its place in the log.
@@ -67,12 +76,14 @@ impl Metrics {
         let connections = Family::<Dialect, Gauge>::default();
         let messages = Family::<Message, Counter>::default();
         let resumes = Family::<ResumeOutcome, Counter>::default();
+        let refused = Family::<Refused, Counter>::default();
         let (slow_readers, gaps, resyncs) = (Counter::default(), Counter::default(), Counter::default());
         let (sessions, rooms, store_up) = (Gauge::default(), Gauge::default(), Gauge::default());
         let store_write = Histogram::new([0.0001, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0]);
         registry.register("connections", "Open connections of clients", connections.clone());
         registry.register("messages", "Messages of clients", messages.clone());
         registry.register("resumes", "Sessions that clients tried to resume", resumes.clone());
+        registry.register("refused", "Clients that were turned away", refused.clone());
         registry.register(
             "slow_readers",
             "Connections closed because their clients read too slowly",
@@ -89,6 +100,7 @@ impl Metrics {
             connections,
             messages,
             resumes,
+            refused,
             slow_readers,
             store_write,
             gaps,
@@ -108,6 +120,11 @@ impl Metrics {
     /// Counts a resume.
     pub fn resume(&self, outcome: &'static str) {
         self.resumes.get_or_create(&ResumeOutcome { outcome }).inc();
+    }
+
+    /// Counts a client that is turned away.
+    pub fn refused(&self, reason: &'static str) {
+        self.refused.get_or_create(&Refused { reason }).inc();
     }
 
     /// Counts a connection, until the guard is dropped.

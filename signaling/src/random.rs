@@ -4,6 +4,7 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use rtc_signaling_proto::{MemberId, ReplicaId};
 use sha2::{Digest, Sha256};
 use std::time::Duration;
+use uuid::Uuid;
 
 fn bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
@@ -48,6 +49,12 @@ pub(crate) fn secret() -> String {
 #[must_use]
 pub(crate) fn connection() -> String {
     BASE64_URL_SAFE_NO_PAD.encode(bytes::<15>())
+}
+
+/// A UUID of version 4 (RFC 9562, section 5.4).
+#[must_use]
+pub(crate) fn uuid() -> Uuid {
+    uuid::Builder::from_random_bytes(bytes()).into_uuid()
 }
 
 /// What is stored of a secret.

@@ -2,24 +2,29 @@
 
 use crate::{
     admin,
+    arrival::{Arrival, sized},
     auth::{Origins, Policy},
     dialect::{
         native::Native,
+        peerjs,
         socketio::{self, SocketIo, Table},
+        ywebrtc,
     },
     drain::{self, Drained},
+    guests::{AddressLimits, Guests},
     hub::Hub,
     ice::IceSource,
     metrics::Metrics,
+    outbox::Outbox,
     store::Shared,
-    transport::websocket,
+    transport::{text::Line, websocket},
     web,
 };
 use axum::{
     Router,
-    extract::{ConnectInfo, State, ws::WebSocketUpgrade},
-    http::{HeaderMap, StatusCode},
-    response::{IntoResponse, Response},
+    extract::{ConnectInfo, ws::WebSocketUpgrade},
+    http::StatusCode,
+    response::Response,
     routing::get,
 };
 use hyper_util::{
@@ -32,10 +37,7 @@ use serde_json::Value;
 use std::{
     io,
     net::SocketAddr,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 use tokio::{
@@ -49,8 +51,8 @@ use tokio::{
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 /// Who opens a connection must say what it wants within this time.
 const HEADERS: Duration = Duration::from_secs(15);
-/// A longer message ends the connection; what is over the limit in `joined` but not over this is answered.
-const HARD_FRAME_LIMIT: usize = 1 << 20;
+/// Who has connected must enter a room within this time, unless it is told.
+pub const JOIN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How a replica is set up.
 #[derive(Clone, Debug)]
@@ -62,6 +64,8 @@ pub struct Builder {
     max_members: u32,
     origins: Origins,
     policy: Policy,
+    addresses: AddressLimits,
+    join_timeout: Duration,
     polling: Table,
 }
 
@@ -94,6 +98,20 @@ impl Builder {
         self
     }
 
+    /// What the clients of one address may hold and do.
+    #[must_use]
+    pub fn address_limits(mut self, limits: AddressLimits) -> Self {
+        self.addresses = limits;
+        self
+    }
+
+    /// A connection that is in no room for so long is closed; [`JOIN_TIMEOUT`] by default.
+    #[must_use]
+    pub fn join_timeout(mut self, timeout: Duration) -> Self {
+        self.join_timeout = timeout;
+        self
+    }
+
     /// Long-polling clients of Socket.IO, for replicas that share a port: each request of such a client may
     /// then come to any of them.
     #[must_use]
@@ -105,17 +123,19 @@ impl Builder {
     /// Starts the replica. Must be called in a tokio runtime.
     #[must_use]
     pub fn start(self) -> Arc<Server> {
-        let Self { shared, ice, name, limits, max_members, origins, policy: Policy::Anonymous, polling } =
-            self;
+        let Self { shared, ice, name, limits, max_members, origins, policy, .. } = self;
+        let Policy::Anonymous = policy;
         let replica = crate::random::replica(&name);
-        let hub = Hub::start(replica, &shared, max_members, Arc::new(Metrics::new()));
+        let metrics = Arc::new(Metrics::new());
+        let hub = Hub::start(replica, &shared, max_members, metrics.clone());
         let native = Native { hub: hub.clone(), ice: ice.clone(), limits };
         Arc::new(Server {
-            socketio: SocketIo::new(hub.clone(), polling, limits),
+            socketio: SocketIo::new(hub.clone(), self.polling, limits, self.join_timeout),
             hub,
             native,
             origins,
-            connections: Arc::default(),
+            guests: Guests::new(self.addresses, metrics),
+            join_timeout: self.join_timeout,
             deadline: watch::channel(None).0,
             done: watch::channel(false).0,
             router: OnceLock::new(),
@@ -130,7 +150,8 @@ pub struct Server {
     native: Native,
     socketio: SocketIo,
     origins: Origins,
-    connections: Arc<AtomicUsize>,
+    guests: Arc<Guests>,
+    join_timeout: Duration,
     /// When the drain that is under way ends.
     deadline: watch::Sender<Option<Instant>>,
     done: watch::Sender<bool>,
@@ -149,6 +170,8 @@ impl Server {
             max_members: 0,
             origins: Origins::new(Vec::new()),
             policy: Policy::Anonymous,
+            addresses: AddressLimits::default(),
+            join_timeout: JOIN_TIMEOUT,
             polling: Table::default(),
         }
     }
@@ -159,6 +182,8 @@ impl Server {
             Router::new()
                 .route("/v1/connect", get(connect))
                 .merge(socketio::router())
+                .merge(peerjs::router())
+                .merge(ywebrtc::router())
                 .merge(web::router())
                 .with_state(self.weak_state())
         };
@@ -234,10 +259,24 @@ impl Server {
         &self.origins
     }
 
+    pub(crate) fn guests(&self) -> &Arc<Guests> {
+        &self.guests
+    }
+
+    /// What a connection of a dialect with text frames has besides its dialect.
+    pub(crate) fn line(&self) -> Line {
+        Line {
+            outbox: Outbox::new(self.native.limits.queue_bytes),
+            limits: self.native.limits,
+            join_timeout: self.join_timeout,
+            metrics: self.hub.metrics().clone(),
+        }
+    }
+
     /// Open connections of clients, whether in a room or not.
     #[must_use]
     pub fn connections(&self) -> usize {
-        self.connections.load(Ordering::Relaxed) + self.socketio.connections()
+        self.guests.open()
     }
 
     /// Whether a drain is under way or has ended.
@@ -306,43 +345,8 @@ impl Replica {
     }
 }
 
-/// Counts a connection while it is open.
-#[derive(Debug)]
-pub(crate) struct Counted(Arc<AtomicUsize>);
-
-impl Counted {
-    pub(crate) fn new(counter: &Arc<AtomicUsize>) -> Self {
-        counter.fetch_add(1, Ordering::Relaxed);
-        Self(counter.clone())
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-async fn connect(
-    State(replica): State<Replica>,
-    headers: HeaderMap,
-    upgrade: WebSocketUpgrade,
-) -> Result<Response, StatusCode> {
-    let server = replica.get()?;
-    if !server.origins.admits(&headers) {
-        let how = "pages of this origin may not connect; the operator allows them with --allowed-origin\n";
-        return Ok((StatusCode::FORBIDDEN, how).into_response());
-    }
-    let native = server.native.clone();
-    let counted = Counted::new(&server.connections);
-    Ok(upgrade
-        // small buffers: most connections are idle
-        .read_buffer_size(4 << 10)
-        .write_buffer_size(8 << 10)
-        .max_message_size(HARD_FRAME_LIMIT)
-        .max_frame_size(HARD_FRAME_LIMIT)
-        .on_upgrade(async move |socket| {
-            websocket::serve(socket, native).await;
-            drop(counted);
-        }))
+async fn connect(arrival: Arrival, upgrade: WebSocketUpgrade) -> Response {
+    let Arrival { server, guest } = arrival;
+    let (native, join_timeout) = (server.native.clone(), server.join_timeout);
+    sized(upgrade).on_upgrade(async move |socket| websocket::serve(socket, native, guest, join_timeout).await)
 }

@@ -1,8 +1,9 @@
 //! Flags, environment and configuration file of `rtc-signaling`.
 
 use crate::{
+    guests::AddressLimits,
     ice::{Ice, IceError},
-    server::{DRAIN_TIMEOUT, Server},
+    server::{DRAIN_TIMEOUT, JOIN_TIMEOUT, Server},
     store::{
         Shared,
         memory::MemoryRooms,
@@ -10,6 +11,7 @@ use crate::{
     },
 };
 use clap::{Args, ValueEnum};
+use ipnet::IpNet;
 use rtc_service::{HumanDuration, log::LogFormat};
 use rtc_signaling_proto::ops::RoomLimits;
 use serde::{Deserialize, Serialize};
@@ -55,6 +57,21 @@ pub struct Settings {
     /// The most members of a room; 0 for no limit [default: 0]
     #[arg(long, env = "RTC_SIGNALING_MAX_ROOM_MEMBERS")]
     pub max_room_members: Option<u32>,
+    /// The most connections of one client address (an IPv6 /64) to this replica; 0 for any number
+    /// [default: 500]
+    #[arg(long, env = "RTC_SIGNALING_CONNECTIONS_PER_ADDRESS")]
+    pub connections_per_address: Option<u32>,
+    /// The most rooms that clients of one address enter a second, on average; 0 for any number
+    /// [default: 50]
+    #[arg(long, env = "RTC_SIGNALING_JOINS_PER_ADDRESS")]
+    pub joins_per_address: Option<u32>,
+    /// A network whose hosts are believed when they name a client in X-Forwarded-For, such as 10.0.0.0/8;
+    /// may be repeated. Those who name nobody are not bounded [default: every private network]
+    #[arg(long, env = "RTC_SIGNALING_TRUSTED_PROXY", value_delimiter = ',')]
+    pub trusted_proxy: Vec<IpNet>,
+    /// How long a connection may be in no room [default: 60s]
+    #[arg(long, env = "RTC_SIGNALING_JOIN_TIMEOUT")]
+    pub join_timeout: Option<HumanDuration>,
     /// How long a drain takes at most [default: 60s]
     #[arg(long, env = "RTC_SIGNALING_DRAIN_TIMEOUT")]
     pub drain_timeout: Option<HumanDuration>,
@@ -167,6 +184,17 @@ impl Settings {
         Ok(Ice::new(&self.turn, self.turn_file.as_deref(), self.keys.as_deref(), ttl)?)
     }
 
+    /// What the clients of one address may hold and do.
+    #[must_use]
+    pub fn address_limits(&self) -> AddressLimits {
+        let default = AddressLimits::default();
+        AddressLimits {
+            connections: self.connections_per_address.unwrap_or(default.connections),
+            joins_per_second: self.joins_per_address.unwrap_or(default.joins_per_second),
+            proxies: if self.trusted_proxy.is_empty() { default.proxies } else { self.trusted_proxy.clone() },
+        }
+    }
+
     /// Starts a replica. Must be called in a tokio runtime.
     ///
     /// # Errors
@@ -177,6 +205,8 @@ impl Settings {
             .name(&self.name.clone().unwrap_or_else(host))
             .max_room_members(self.max_room_members.unwrap_or(0))
             .allowed_origins(self.allowed_origin.clone())
+            .address_limits(self.address_limits())
+            .join_timeout(self.join_timeout.map_or(JOIN_TIMEOUT, Duration::from))
             .start())
     }
 }

@@ -2,48 +2,20 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod support;
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-    sync::OnceLock,
-};
+use std::{path::Path, sync::OnceLock};
 use support::*;
 
 /// The clients, installed once.
 fn clients() -> &'static Path {
-    static CLIENTS: OnceLock<PathBuf> = OnceLock::new();
-    CLIENTS.get_or_init(|| {
-        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("socketio-clients");
-        let there = |name: &str| dir.join("node_modules").join(name).join("package.json").exists();
-        if !there("sio2") || !there("sio4") {
-            std::fs::create_dir_all(&dir).unwrap();
-            std::fs::write(dir.join("package.json"), "{\"private\": true}").unwrap();
-            let packages = ["sio2@npm:socket.io-client@2.5.0", "sio4@npm:socket.io-client@4.8.1"];
-            let install = Command::new("npm")
-                .args(["install", "--no-audit", "--no-fund", "--loglevel", "error"])
-                .args(packages)
-                .current_dir(&dir)
-                .output();
-            let install = install.expect("npm is not installed; on Debian: apt-get install npm");
-            assert!(install.status.success(), "{}", String::from_utf8_lossy(&install.stderr));
-        }
-        dir
-    })
+    static CLIENTS: OnceLock<std::path::PathBuf> = OnceLock::new();
+    let packages = ["sio2@npm:socket.io-client@2.5.0", "sio4@npm:socket.io-client@4.8.1"];
+    CLIENTS.get_or_init(|| node::install("socketio-clients", &packages))
 }
 
 async fn play(a: &Replica, b: &Replica, versions: [&str; 2], transports: &str) {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/socketio_clients/codelab.cjs");
     let [url_a, url_b] = [a, b].map(|replica| format!("http://{}", replica.address));
-    let mut node = Command::new("node");
-    node.arg(script)
-        .args([&url_a, &url_b])
-        .args(versions)
-        .arg(transports)
-        .env("NODE_PATH", clients().join("node_modules"));
-    let output = tokio::task::spawn_blocking(move || node.output()).await.unwrap();
-    let output = output.expect("node is not installed; on Debian: apt-get install nodejs");
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{versions:?} over {transports}: {complaint}");
+    let arguments = [url_a, url_b, versions[0].into(), versions[1].into(), transports.into()];
+    node::play("socketio_clients/codelab.cjs", clients(), &arguments).await;
 }
 
 on_each_store! {

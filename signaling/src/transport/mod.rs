@@ -1,3 +1,4 @@
 //! How frames travel.
 
+pub(crate) mod text;
 pub mod websocket;

@@ -6,12 +6,13 @@
 
 use crate::{
     dialect::native::{Answer, Native, Place},
+    guests::{Guest, TOO_FAST},
     hub::Attachment,
     outbox::{Out, Outbox},
 };
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use futures::{Sink, Stream, future::BoxFuture};
-use rtc_signaling_proto::{Session, Step, close};
+use rtc_signaling_proto::{Command, Session, Step, client::Code, close, server::ServerFrame};
 use std::{
     collections::VecDeque,
     future::poll_fn,
@@ -30,6 +31,10 @@ const IDLE: Duration = Duration::from_secs(60);
 const LINGER: Duration = Duration::from_secs(10);
 
 struct Connection {
+    guest: Guest,
+    join_timeout: Duration,
+    /// Since when it is in no room.
+    outside: Instant,
     socket: WebSocket,
     native: Native,
     session: Session,
@@ -53,10 +58,13 @@ enum Event {
 }
 
 /// Serves one client until it is gone.
-pub async fn serve(socket: WebSocket, native: Native) {
+pub(crate) async fn serve(socket: WebSocket, native: Native, guest: Guest, join_timeout: Duration) {
     let counted = native.hub.metrics().connection("native");
     let now = Instant::now();
     let mut connection = Connection {
+        guest,
+        join_timeout,
+        outside: now,
         socket,
         session: Session::new(native.limits),
         outbox: Outbox::new(native.limits.queue_bytes),
@@ -69,7 +77,7 @@ pub async fn serve(socket: WebSocket, native: Native) {
         pinged: false,
         dirty: false,
         closing: false,
-        timer: Box::pin(tokio::time::sleep(QUIET)),
+        timer: Box::pin(tokio::time::sleep(QUIET.min(join_timeout))),
     };
     connection.run().await;
     // What was asked for may still work; only then is it known what has to be given back.
@@ -78,9 +86,8 @@ pub async fn serve(socket: WebSocket, native: Native) {
     {
         connection.at = Some(at);
     }
-    let Connection { native, at, socket, .. } = connection;
-    drop(socket);
-    drop(counted);
+    let Connection { native, at, socket, guest, .. } = connection;
+    drop((socket, guest, counted));
     if let Some(at) = at {
         native.hub.detach(&at).await;
     }
@@ -112,6 +119,8 @@ impl Connection {
                         Place::Left => {
                             self.session.left();
                             self.at = None;
+                            self.outside = Instant::now();
+                            self.timer.as_mut().reset(self.outside + self.join_timeout.min(QUIET));
                             self.outbox.clear_parcels();
                         }
                     }
@@ -200,7 +209,16 @@ impl Connection {
     /// Asks a quiet client for a sign; false when it has been asked and gave none.
     fn still_there(&mut self) -> bool {
         let quiet = self.heard.elapsed();
-        if quiet >= IDLE {
+        let outside = if self.at.is_some() || self.under_way.is_some() {
+            Duration::ZERO
+        } else {
+            self.outside.elapsed()
+        };
+        if outside >= self.join_timeout {
+            self.native.hub.metrics().refused("never_joined");
+            let why = "no room was entered in time; connect again when there is one";
+            self.outbox.push(Out::Close(close::IDLE, why));
+        } else if quiet >= IDLE {
             self.outbox.push(Out::Close(close::IDLE, "nothing was heard of this client; resume"));
         } else if quiet >= QUIET && !self.pinged {
             self.pinged = true;
@@ -212,6 +230,10 @@ impl Connection {
             IDLE - quiet
         } else {
             QUIET - quiet
+        };
+        let next = match self.join_timeout.saturating_sub(outside) {
+            Duration::ZERO => LINGER,
+            left => next.min(left),
         };
         self.timer.as_mut().reset(Instant::now() + next);
         true
@@ -237,6 +259,10 @@ impl Connection {
             Step::Close(text, code, reason) => {
                 self.replies.push_back(Message::Text(text.into()));
                 self.outbox.push(Out::Close(code, reason));
+            }
+            Step::Do(Command::Join { id, .. }) if !self.guest.may_join() => {
+                let error = ServerFrame::error(id.as_ref(), Code::RateLimited, TOO_FAST);
+                self.replies.push_back(Message::Text(error.into()));
             }
             Step::Do(command) => {
                 let (native, at, outbox) = (self.native.clone(), self.at.clone(), self.outbox.clone());

@@ -18,9 +18,10 @@ mod packet;
 mod session;
 
 use crate::{
+    guests::{Guest, TooMany},
     hub::Hub,
     outbox::Out,
-    server::{Counted, Replica, Server},
+    server::{Replica, Server},
 };
 use axum::{
     Router,
@@ -29,7 +30,7 @@ use axum::{
         DefaultBodyLimit, FromRequestParts, Query, Request, State,
         ws::{Message, WebSocket, WebSocketUpgrade},
     },
-    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
     routing::any,
 };
@@ -40,10 +41,7 @@ use serde_json::json;
 use session::Session;
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -81,28 +79,22 @@ pub(crate) struct SocketIo {
     hub: Arc<Hub>,
     table: Table,
     limits: Limits,
-    open: Arc<AtomicUsize>,
+    join_timeout: Duration,
 }
 
 impl SocketIo {
-    pub(crate) fn new(hub: Arc<Hub>, table: Table, limits: Limits) -> Self {
-        Self { hub, table, limits, open: Arc::default() }
+    pub(crate) fn new(hub: Arc<Hub>, table: Table, limits: Limits, join_timeout: Duration) -> Self {
+        Self { hub, table, limits, join_timeout }
     }
 
-    /// Sessions that began at this replica.
-    pub(crate) fn connections(&self) -> usize {
-        self.open.load(Ordering::Relaxed)
-    }
-
-    fn begin(&self, revision: Revision, headers: &HeaderMap) -> Arc<Session> {
+    fn begin(&self, revision: Revision, guest: Guest, headers: &HeaderMap) -> Arc<Session> {
         let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
         // without the port, which an IPv6 address in brackets has after them
         let host = match host.rsplit_once(':') {
             Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
             _ => host,
         };
-        let counted = Counted::new(&self.open);
-        Session::start(&self.hub, &self.table, self.limits, revision, host.to_owned(), counted)
+        Session::start(self, revision, host.to_owned(), guest)
     }
 }
 
@@ -123,31 +115,30 @@ struct Asked {
     sid: Option<String>,
 }
 
-/// The errors of Engine.IO's handshake, by number.
+/// The errors of Engine.IO's handshake.
 enum Refused {
-    UnknownTransport = 0,
-    UnknownSession = 1,
-    BadMethod = 2,
-    BadRequest = 3,
-    Forbidden = 4,
-    UnsupportedVersion = 5,
+    UnknownTransport,
+    UnknownSession,
+    BadMethod,
+    BadRequest,
+    Forbidden,
+    UnsupportedVersion,
+    TooMany(TooMany),
 }
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
-        let message = match self {
-            Self::UnknownTransport => "Transport unknown",
-            Self::UnknownSession => "Session ID unknown",
-            Self::BadMethod => "Bad handshake method",
-            Self::BadRequest => "Bad request",
-            Self::Forbidden => "Forbidden",
-            Self::UnsupportedVersion => "Unsupported protocol version",
+        let (status, code, message) = match self {
+            Self::UnknownTransport => (StatusCode::BAD_REQUEST, 0, "Transport unknown".into()),
+            Self::UnknownSession => (StatusCode::BAD_REQUEST, 1, "Session ID unknown".into()),
+            Self::BadMethod => (StatusCode::BAD_REQUEST, 2, "Bad handshake method".into()),
+            Self::BadRequest => (StatusCode::BAD_REQUEST, 3, "Bad request".into()),
+            Self::Forbidden => (StatusCode::FORBIDDEN, 4, "Forbidden".into()),
+            Self::UnsupportedVersion => (StatusCode::BAD_REQUEST, 5, "Unsupported protocol version".into()),
+            // which Engine.IO has no number for; its clients show the message
+            Self::TooMany(why) => (StatusCode::TOO_MANY_REQUESTS, 3, why.to_string()),
         };
-        let status = match self {
-            Self::Forbidden => StatusCode::FORBIDDEN,
-            _ => StatusCode::BAD_REQUEST,
-        };
-        (status, axum::Json(json!({"code": self as u8, "message": message}))).into_response()
+        (status, axum::Json(json!({"code": code, "message": message}))).into_response()
     }
 }
 
@@ -207,7 +198,10 @@ async fn answer(server: &Server, request: Request) -> Result<Response, Refused> 
         let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &()).await;
         let upgrade = upgrade.map_err(|_| Refused::BadRequest)?;
         let begin = session.is_none();
-        let session = session.unwrap_or_else(|| io.begin(revision, &parts.headers));
+        let session = match session {
+            Some(session) => session,
+            None => io.begin(revision, admit(server, &parts)?, &parts.headers),
+        };
         let upgrade =
             upgrade.read_buffer_size(4 << 10).max_message_size(MAX_PAYLOAD).max_frame_size(MAX_PAYLOAD);
         let failing = session.clone();
@@ -226,7 +220,7 @@ async fn answer(server: &Server, request: Request) -> Result<Response, Refused> 
             }));
     }
     let Some(session) = session else {
-        let session = io.begin(revision, &parts.headers);
+        let session = io.begin(revision, admit(server, &parts)?, &parts.headers);
         return Ok(text(session.revision.payload(&session.greet(&["websocket"]))));
     };
     match parts.method {
@@ -237,6 +231,10 @@ async fn answer(server: &Server, request: Request) -> Result<Response, Refused> 
         }
         _ => Err(Refused::BadRequest),
     }
+}
+
+fn admit(server: &Server, parts: &Parts) -> Result<Guest, Refused> {
+    server.guests().admit(&parts.extensions, &parts.headers).map_err(Refused::TooMany)
 }
 
 fn text(body: String) -> Response {

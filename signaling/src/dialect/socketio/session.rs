@@ -1,20 +1,20 @@
 //! One client of the codelab, over whichever transport it has just now.
 
 use super::{
-    Table,
+    SocketIo, Table,
     engine::{self, PING_INTERVAL, PING_TIMEOUT, Revision},
     packet,
 };
 use crate::{
+    dialect::signal_data,
+    guests::{Guest, TOO_FAST},
     hub::{Attachment, EnterError, Entered, Entering, Hub},
     metrics::OpenConnection,
     outbox::{Out, Outbox},
     parcel::Parcel,
-    server::Counted,
 };
 use rtc_signaling_proto::{Kind, Limits, RoomName, entry::Reason, limits::Bucket};
-use serde::Deserialize;
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{Value, json};
 use std::{
     sync::{
         Arc, Mutex, PoisonError, Weak,
@@ -43,6 +43,7 @@ pub(super) struct Session {
     pub(super) upgrading: AtomicBool,
     hub: Arc<Hub>,
     limits: Limits,
+    join_timeout: Duration,
     host: String,
     heard: Mutex<Instant>,
     state: tokio::sync::Mutex<State>,
@@ -50,7 +51,8 @@ pub(super) struct Session {
     room: Mutex<Option<RoomName>>,
     ended: watch::Sender<bool>,
     table: Table,
-    _counted: (Counted, OpenConnection),
+    guest: Guest,
+    _counted: OpenConnection,
 }
 
 #[derive(Debug)]
@@ -58,6 +60,8 @@ struct State {
     at: Option<Attachment>,
     rate: Bucket,
     start: Instant,
+    /// Since when it is in no room, if it is in none.
+    outside: Instant,
 }
 
 impl State {
@@ -68,14 +72,8 @@ impl State {
 }
 
 impl Session {
-    pub(super) fn start(
-        hub: &Arc<Hub>,
-        table: &Table,
-        limits: Limits,
-        revision: Revision,
-        host: String,
-        counted: Counted,
-    ) -> Arc<Self> {
+    pub(super) fn start(io: &SocketIo, revision: Revision, host: String, guest: Guest) -> Arc<Self> {
+        let SocketIo { hub, table, limits, join_timeout } = io;
         let rate = limits.messages_per_second;
         let session = Arc::new(Self {
             sid: crate::random::connection(),
@@ -85,18 +83,21 @@ impl Session {
             upgrade: Notify::new(),
             upgrading: AtomicBool::new(false),
             hub: hub.clone(),
-            limits,
+            limits: *limits,
+            join_timeout: *join_timeout,
             host,
             heard: Mutex::new(Instant::now()),
             state: tokio::sync::Mutex::new(State {
                 at: None,
                 rate: Bucket::new(rate, rate.saturating_mul(2)),
                 start: Instant::now(),
+                outside: Instant::now(),
             }),
             room: Mutex::default(),
             ended: watch::channel(false).0,
             table: table.clone(),
-            _counted: (counted, hub.metrics().connection("socketio")),
+            guest,
+            _counted: hub.metrics().connection("socketio"),
         });
         table.insert(&session);
         tokio::spawn(watch_over(Arc::downgrade(&session)));
@@ -110,6 +111,12 @@ impl Session {
 
     fn quiet(&self) -> Duration {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+
+    /// Whether it is in no room for longer than it may.
+    async fn is_too_late(&self) -> bool {
+        let state = self.state.lock().await;
+        state.at.is_none() && state.outside.elapsed() >= self.join_timeout
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -222,6 +229,10 @@ impl Session {
             self.log(&[json!(format!("You are in room {room} already"))]);
             return;
         }
+        if !self.guest.may_join() {
+            self.log(&[json!(TOO_FAST)]);
+            return;
+        }
         self.leave(state, Reason::Left).await;
         let entering = Entering { max: MEMBERS, bound: MEMBERS, ..Entering::new(room.clone()) };
         *self.room.lock().unwrap_or_else(PoisonError::into_inner) = Some(room.clone());
@@ -253,6 +264,7 @@ impl Session {
     async fn leave(&self, state: &mut State, why: Reason) {
         if let Some(at) = state.at.take() {
             self.hub.leave(&at, why).await;
+            state.outside = Instant::now();
             self.outbox.clear_parcels();
         }
     }
@@ -280,16 +292,10 @@ impl Session {
     }
 
     fn parcel(&self, parcel: &Parcel) -> Vec<String> {
-        #[derive(Deserialize)]
-        struct Frame<'a> {
-            #[serde(borrow)]
-            data: &'a RawValue,
-        }
         match parcel.kind {
-            Kind::Signal => match serde_json::from_str::<Frame<'_>>(&parcel.frame) {
-                Ok(frame) => vec![packet::raw_event("message", frame.data.get())],
-                Err(_) => Vec::new(),
-            },
+            Kind::Signal => {
+                signal_data(parcel).map(|data| packet::raw_event("message", data)).into_iter().collect()
+            }
             Kind::Joined => {
                 let room = self.room.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 vec![packet::event("join", &[json!(room)]), packet::event("ready", &[])]
@@ -306,6 +312,11 @@ async fn watch_over(session: Weak<Session>) {
         tokio::time::sleep(Duration::from_millis(PING_INTERVAL)).await;
         let Some(session) = session.upgrade() else { return };
         if session.is_over() {
+            return;
+        }
+        if session.is_too_late().await {
+            session.hub.metrics().refused("never_joined");
+            session.end().await;
             return;
         }
         if session.quiet() >= Duration::from_millis(PING_INTERVAL + PING_TIMEOUT) {

@@ -1,0 +1,66 @@
+//! The first moment of a connection: whether it may begin, and with which buffers.
+
+use crate::{
+    guests::{Guest, TooMany},
+    server::{Replica, Server},
+};
+use axum::{
+    extract::{FromRequestParts, ws::WebSocketUpgrade},
+    http::{StatusCode, request::Parts},
+    response::{IntoResponse, Response},
+};
+use std::sync::Arc;
+
+/// A longer message ends the connection; what is over the limit in `joined` but not over this is answered.
+const HARD_FRAME_LIMIT: usize = 1 << 20;
+
+/// A client that may connect. The server is for the handler; a connection that keeps it keeps it alive.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    pub(crate) server: Arc<Server>,
+    pub(crate) guest: Guest,
+}
+
+/// Why a client may not connect.
+#[derive(Debug)]
+pub(crate) enum TurnedAway {
+    Ended(StatusCode),
+    Origin,
+    TooMany(TooMany),
+}
+
+impl FromRequestParts<Replica> for Arrival {
+    type Rejection = TurnedAway;
+
+    async fn from_request_parts(parts: &mut Parts, replica: &Replica) -> Result<Self, TurnedAway> {
+        let server = replica.get().map_err(TurnedAway::Ended)?;
+        if !server.origins().admits(&parts.headers) {
+            return Err(TurnedAway::Origin);
+        }
+        let guest = server.guests().admit(&parts.extensions, &parts.headers).map_err(TurnedAway::TooMany)?;
+        Ok(Self { server, guest })
+    }
+}
+
+impl IntoResponse for TurnedAway {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Ended(status) => status.into_response(),
+            Self::Origin => {
+                let how = "pages of this origin may not connect; the operator allows them with \
+                    --allowed-origin\n";
+                (StatusCode::FORBIDDEN, how).into_response()
+            }
+            Self::TooMany(why) => (StatusCode::TOO_MANY_REQUESTS, format!("{why}\n")).into_response(),
+        }
+    }
+}
+
+/// Small buffers: most connections are idle.
+pub(crate) fn sized(upgrade: WebSocketUpgrade) -> WebSocketUpgrade {
+    upgrade
+        .read_buffer_size(4 << 10)
+        .write_buffer_size(8 << 10)
+        .max_message_size(HARD_FRAME_LIMIT)
+        .max_frame_size(HARD_FRAME_LIMIT)
+}
