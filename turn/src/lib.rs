@@ -3,11 +3,13 @@
 //! | file | what |
 //! | --- | --- |
 //! | [`settings`] | flags and the configuration file, and what they resolve to |
-//! | `server` | starts the workers and follows files; the [`Handle`] of a running server |
+//! | `server` | starts the workers and follows files; drains |
+//! | `handle` | the [`Handle`] of a running server, and its admin port |
 //! | `worker` | one thread: its sockets, its `rtc_turn_proto::Server`, its loop |
 //! | `listen` | the listening sockets, shared by the workers through SO_REUSEPORT |
 //! | `udp` | receiving in batches and GRO trains, sending in GSO trains |
 //! | `tcp` | connections of clients: frames in, bounded queues out |
+//! | `tls` | sessions under those connections, and certificates |
 //! | `relay` | the relay sockets, towards peers |
 //! | `directory` | which worker holds which relayed address |
 //! | `post` | datagrams from one worker's clients to another's |
@@ -18,6 +20,7 @@
 //! The protocol is `rtc_turn_proto`'s; this crate owns sockets and clocks.
 
 mod directory;
+mod handle;
 mod listen;
 mod post;
 mod readiness;
@@ -27,8 +30,10 @@ mod server;
 pub mod settings;
 mod tcp;
 mod telemetry;
+mod tls;
 mod udp;
 mod worker;
 
-pub use server::{Handle, Server, StartError};
+pub use handle::Handle;
+pub use server::{Server, StartError};
 pub use settings::{Config, Settings};

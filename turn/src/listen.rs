@@ -65,7 +65,7 @@ fn bind_first(
 /// and then lets the other workers' sockets join it. With the option set before, a second server
 /// would start, and take half of the clients, in silence.
 fn bind(transport: Transport, address: SocketAddr, first: bool) -> io::Result<Socket> {
-    let stream = transport == Transport::Tcp;
+    let stream = rtc_turn_proto::is_stream(transport);
     let (kind, protocol) = if stream { (Type::STREAM, Protocol::TCP) } else { (Type::DGRAM, Protocol::UDP) };
     let socket = Socket::new(Domain::for_address(address), kind.nonblocking().cloexec(), Some(protocol))?;
     if address.is_ipv6() {

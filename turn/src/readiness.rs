@@ -1,18 +1,20 @@
 //! Readiness: a real allocation that relays to itself, through the sockets that clients use.
 
+use crate::tls;
 use rtc_credentials::{KeyRing, Secret, Transport, mint};
 use rtc_service::clock::unix_now;
 use rtc_turn_proto::{
     channel_data::{self, Channels},
     client::{Answer, Client},
     framing::{self, Frame},
+    is_stream,
 };
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpStream, UdpSocket},
     time::timeout,
 };
@@ -39,14 +41,23 @@ pub(crate) enum NotReady {
 
 enum Link {
     Udp(UdpSocket),
-    Tcp(TcpStream, Vec<u8>),
+    Stream(Box<dyn Stream>, Vec<u8>),
 }
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 impl Link {
     async fn open(transport: Transport, server: SocketAddr) -> std::io::Result<Self> {
         let server = reachable(server);
-        if transport == Transport::Tcp {
-            return Ok(Self::Tcp(TcpStream::connect(server).await?, Vec::new()));
+        if is_stream(transport) {
+            let stream = TcpStream::connect(server).await?;
+            let stream: Box<dyn Stream> = match transport {
+                Transport::Tls => Box::new(tls::connect_to_itself(stream, server.ip()).await?),
+                _ => Box::new(stream),
+            };
+            return Ok(Self::Stream(stream, Vec::new()));
         }
         let any = if server.is_ipv4() {
             IpAddr::V4(Ipv4Addr::UNSPECIFIED)
@@ -61,11 +72,12 @@ impl Link {
     async fn send(&mut self, packet: &[u8]) -> std::io::Result<()> {
         match self {
             Self::Udp(socket) => socket.send(packet).await.map(|_| ()),
-            Self::Tcp(stream, _) => {
+            Self::Stream(stream, _) => {
                 stream.write_all(packet).await?;
                 // ChannelData is padded on a stream (RFC 8656, section 12.5)
                 let padding = packet.len().next_multiple_of(4) - packet.len();
-                stream.write_all(&[0; 3][..padding]).await
+                stream.write_all(&[0; 3][..padding]).await?;
+                stream.flush().await
             }
         }
     }
@@ -78,7 +90,7 @@ impl Link {
                 buffer.truncate(length);
                 Ok(buffer)
             }
-            Self::Tcp(stream, held) => loop {
+            Self::Stream(stream, held) => loop {
                 if let Frame::Whole(frame) = framing::next(held, Channels::Rfc8656) {
                     let frame = frame.to_vec();
                     held.drain(..frame.len());
@@ -107,7 +119,8 @@ pub(crate) async fn probe(transport: Transport, server: SocketAddr, secret: &Sec
     let ring = KeyRing::single(secret.clone());
     let credential = mint(&ring, "rtc-readiness", Duration::from_secs(60), unix_now())?;
     let mut client = Client::new(credential.username, credential.password, unix_now());
-    let mut link = Link::open(transport, server).await?;
+    let link = timeout(PATIENCE, Link::open(transport, server)).await;
+    let mut link = link.map_err(|_| NotReady::Silence("a connection"))??;
     let relayed = match ask(&mut link, &mut client, "Allocate", Client::allocate).await? {
         Answer::Success { relayed: Some(relayed), .. } => relayed,
         Answer::Refused(486 | 508) => return Ok(()),

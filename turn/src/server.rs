@@ -2,6 +2,7 @@
 
 use crate::{
     directory::Directory,
+    handle::Handle,
     listen,
     post::Doors,
     readiness,
@@ -13,11 +14,14 @@ use crate::{
 };
 use prometheus_client::registry::Registry;
 use rtc_credentials::{ADMIN_TOKEN_FILE, Fleet, KeyRing, RingError, Secret, Transport};
-use rtc_service::{admin, clock::unix_now, metrics, net::BindError, watch};
+use rtc_service::{admin, net::BindError, watch};
 use rtc_turn_proto::{self as proto, Nonces, Quotas, Reservations, Share};
+use rustls::ServerConfig;
 use std::{
+    collections::BTreeMap,
     io,
     net::SocketAddr,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
     time::Duration,
@@ -33,8 +37,10 @@ const NONCE_LIFETIME: u64 = 2400;
 const PROBE: Duration = Duration::from_secs(5);
 /// How often a server that is not ready is probed.
 const PROBE_AGAIN: Duration = Duration::from_millis(250);
-/// How many users `/status` lists.
-const TOP_USERS: usize = 20;
+/// What may be reloaded.
+const KEYS: &str = "keys";
+const FLEET: &str = "fleet file";
+const CERTIFICATE: &str = "certificate";
 
 /// Why a server does not start. Each says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +67,14 @@ pub enum StartError {
         /// Why.
         reason: String,
     },
+    /// The certificate or its key cannot be used.
+    #[error("--tls-cert and --tls-key: {path}: {reason}")]
+    Tls {
+        /// The file.
+        path: String,
+        /// Why.
+        reason: String,
+    },
     /// The system gave no random bytes.
     #[error("the system gave no random bytes: {0}")]
     Entropy(String),
@@ -78,34 +92,31 @@ pub struct Failed(String);
 #[derive(Debug)]
 pub struct Server;
 
-/// A running server. It runs on when the handle is dropped.
-#[derive(Clone, Debug)]
-pub struct Handle(Arc<Shared>);
-
+/// What the tasks and handles of one server share.
 #[derive(Debug)]
-struct Shared {
-    config: Config,
-    local: Vec<(Transport, SocketAddr)>,
-    admin: Option<SocketAddr>,
-    mailboxes: Vec<Mailbox>,
-    telemetry: Telemetry,
-    registry: Registry,
-    quotas: Arc<Quotas>,
-    probe_secret: Secret,
-    state: Mutex<State>,
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) local: Vec<(Transport, SocketAddr)>,
+    pub(crate) admin: Option<SocketAddr>,
+    pub(crate) mailboxes: Vec<Mailbox>,
+    pub(crate) telemetry: Telemetry,
+    pub(crate) registry: Registry,
+    pub(crate) quotas: Arc<Quotas>,
+    pub(crate) probe_secret: Secret,
+    pub(crate) state: Mutex<State>,
     /// When the drain ends at the latest; `None` until it begins.
-    drain_until: signal::Sender<Option<Instant>>,
-    stopped: signal::Sender<Option<Result<(), Failed>>>,
+    pub(crate) drain_until: signal::Sender<Option<Instant>>,
+    pub(crate) stopped: signal::Sender<Option<Result<(), Failed>>>,
 }
 
 #[derive(Debug)]
-struct State {
-    ring: KeyRing,
-    fleet: Option<Fleet>,
-    relay: Vec<RelayAddress>,
-    ready: Result<(), String>,
-    /// The last change that could not be taken, for `/status`.
-    reload_error: Option<String>,
+pub(crate) struct State {
+    pub(crate) ring: KeyRing,
+    pub(crate) fleet: Option<Fleet>,
+    pub(crate) relay: Vec<RelayAddress>,
+    pub(crate) ready: Result<(), String>,
+    /// By what changed, why the change could not be taken, for `/status`.
+    pub(crate) reload_errors: BTreeMap<&'static str, String>,
 }
 
 impl Server {
@@ -128,6 +139,7 @@ impl Server {
             (Keys::Dir(_), None) => KeyRing::default(),
         };
         let (fleet_files, fleet) = follow_fleet(&config)?;
+        let (tls_files, tls) = follow_tls(&config)?;
         let relay = reload::relay_addresses(&config, fleet.as_ref());
         let addresses = Addresses::new(&relay);
         let quotas = Quotas::new(config.limits);
@@ -169,6 +181,8 @@ impl Server {
                 server,
                 addresses,
                 channels: config.channels,
+                tls: tls.clone(),
+                handshake_timeout: config.handshake_timeout,
                 ring_revision: ring.revision,
                 published: Arc::clone(&counters),
                 directory: Arc::clone(&directory),
@@ -182,7 +196,8 @@ impl Server {
         let telemetry = Telemetry(published);
         let mut registry = Registry::default();
         registry.register_collector(Box::new(telemetry.clone()));
-        let state = State { ring, fleet, relay, ready: Err("starting".into()), reload_error: None };
+        let state =
+            State { ring, fleet, relay, ready: Err("starting".into()), reload_errors: BTreeMap::new() };
         let shared = Arc::new(Shared {
             local,
             admin: admin.as_ref().and_then(|l| l.local_addr().ok()),
@@ -201,8 +216,8 @@ impl Server {
             let thread = std::thread::Builder::new().name(format!("turn-{index}"));
             threads.push(thread.spawn(move || worker.run())?);
         }
-        spawn_tasks(&shared, threads, key_files, fleet_files, admin);
-        Ok(Handle(shared))
+        spawn_tasks(&shared, threads, key_files, fleet_files, tls_files, admin);
+        Ok(Handle::new(shared))
     }
 }
 
@@ -210,6 +225,19 @@ fn random() -> Result<[u8; 32], StartError> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).map_err(|e| StartError::Entropy(e.to_string()))?;
     Ok(bytes)
+}
+
+type TlsFiles = Option<(signal::Receiver<watch::Files>, signal::Receiver<watch::Files>)>;
+
+fn follow_tls(config: &Config) -> Result<(TlsFiles, Option<Arc<ServerConfig>>), StartError> {
+    let Some(files) = &config.tls else { return Ok((None, None)) };
+    let error = |path: &Path, reason| StartError::Tls { path: path.display().to_string(), reason };
+    let follow =
+        |path: &PathBuf| watch::files(path.clone(), watch::INTERVAL).map_err(|e| error(path, e.to_string()));
+    let (certificate, key) = (follow(&files.certificate)?, follow(&files.key)?);
+    let parsed = reload::parse_tls(&certificate.borrow(), &key.borrow());
+    let parsed = parsed.map_err(|reason| error(&files.certificate, reason))?;
+    Ok((Some((certificate, key)), Some(parsed)))
 }
 
 type FleetFiles = Option<signal::Receiver<watch::Files>>;
@@ -227,6 +255,7 @@ fn spawn_tasks(
     threads: Vec<JoinHandle<io::Result<()>>>,
     key_files: FleetFiles,
     fleet_files: FleetFiles,
+    tls_files: TlsFiles,
     admin: Option<tokio::net::TcpListener>,
 ) {
     if let Some(listener) = admin {
@@ -234,7 +263,7 @@ fn spawn_tasks(
             Some(files) => admin::token_from(files.clone(), ADMIN_TOKEN_FILE),
             None => admin::open(),
         };
-        let program: Arc<dyn admin::Program> = Arc::new(Handle(Arc::clone(shared)));
+        let program: Arc<dyn admin::Program> = Arc::new(Handle::new(Arc::clone(shared)));
         until_stopped(shared, async move {
             if let Err(error) = admin::serve(listener, program, token).await {
                 tracing::error!(%error, "the admin port failed");
@@ -248,7 +277,25 @@ fn spawn_tasks(
                 let ring = KeyRing::from_files(&files.borrow_and_update());
                 match ring {
                     Ok(ring) => this.set_keys(ring),
-                    Err(error) => this.cannot_reload("keys", &error.to_string()),
+                    Err(error) => this.cannot_reload(KEYS, error.to_string()),
+                }
+            }
+        });
+    }
+    if let Some((mut certificate, mut key)) = tls_files {
+        let this = Arc::clone(shared);
+        until_stopped(shared, async move {
+            loop {
+                tokio::select! {
+                    changed = certificate.changed() => if changed.is_err() { return },
+                    changed = key.changed() => if changed.is_err() { return },
+                }
+                // the other may be about to change too
+                sleep(watch::INTERVAL).await;
+                let config = reload::parse_tls(&certificate.borrow_and_update(), &key.borrow_and_update());
+                match config {
+                    Ok(config) => this.set_certificate(config),
+                    Err(error) => this.cannot_reload(CERTIFICATE, error),
                 }
             }
         });
@@ -260,7 +307,7 @@ fn spawn_tasks(
                 let fleet = reload::parse_fleet(&files.borrow_and_update());
                 match fleet {
                     Ok(fleet) => this.set_fleet(fleet),
-                    Err(error) => this.cannot_reload("fleet file", &error),
+                    Err(error) => this.cannot_reload(FLEET, error),
                 }
             }
         });
@@ -290,7 +337,7 @@ fn until_stopped(shared: &Arc<Shared>, task: impl Future<Output = ()> + Send + '
 }
 
 impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -298,13 +345,13 @@ impl Shared {
         self.mailboxes.iter().for_each(|mailbox| mailbox.send(command.clone()));
     }
 
-    fn set_keys(&self, ring: KeyRing) {
+    pub(crate) fn set_keys(&self, ring: KeyRing) {
         let mut state = self.state();
         let names: Vec<_> = ring.keys.iter().map(|key| key.id.as_str()).collect();
         tracing::info!(revision = ring.revision, keys = ?names, "new keys");
         self.tell(&Command::Keys(reload::with_probe_key(&ring, &self.probe_secret)));
         state.ring = ring;
-        state.reload_error = None;
+        state.reload_errors.remove(KEYS);
     }
 
     fn set_fleet(&self, fleet: Fleet) {
@@ -318,12 +365,18 @@ impl Shared {
             state.relay = relay;
         }
         state.fleet = Some(fleet);
-        state.reload_error = None;
+        state.reload_errors.remove(FLEET);
     }
 
-    fn cannot_reload(&self, what: &str, error: &str) {
+    fn set_certificate(&self, config: Arc<ServerConfig>) {
+        tracing::info!("new certificate");
+        self.tell(&Command::Certificate(config));
+        self.state().reload_errors.remove(CERTIFICATE);
+    }
+
+    fn cannot_reload(&self, what: &'static str, error: String) {
         tracing::error!(error, "the {what} changed and cannot be used; keeping what was read before");
-        self.state().reload_error = Some(format!("{what}: {error}"));
+        self.state().reload_errors.insert(what, error);
     }
 
     fn set_ready(&self, ready: Result<(), String>) {
@@ -337,7 +390,7 @@ impl Shared {
         state.ready = ready;
     }
 
-    fn is_draining(&self) -> bool {
+    pub(crate) fn is_draining(&self) -> bool {
         self.drain_until.borrow().is_some()
     }
 
@@ -349,11 +402,14 @@ impl Shared {
             let node = self.config.fleet.as_ref().and_then(|f| f.node.clone()).unwrap_or_default();
             return Err(format!("node {node:?} has no address in the fleet file yet"));
         }
-        let Some((transport, address)) = self.local.first() else { return Err("no listener".into()) };
+        let plain = self.local.iter().find(|(transport, _)| *transport != Transport::Tls);
+        let Some((transport, address)) = plain.or(self.local.first()) else {
+            return Err("no listener".into());
+        };
         readiness::probe(*transport, *address, &self.probe_secret).await.map_err(|e| e.to_string())
     }
 
-    fn drain(&self, deadline: Duration) {
+    pub(crate) fn drain(&self, deadline: Duration) {
         // far enough for every deadline, and it does not overflow
         let until = Instant::now() + deadline.min(Duration::from_secs(365 * 24 * 3600));
         let began = self.drain_until.send_if_modified(|current| match current {
@@ -402,99 +458,5 @@ impl Shared {
         });
         let result = joined.await.unwrap_or_else(|e| Err(Failed(e.to_string())));
         self.stopped.send_replace(Some(result));
-    }
-}
-
-impl Handle {
-    /// Where clients connect: the ports that were picked where 0 was asked for.
-    #[must_use]
-    pub fn local_addrs(&self) -> &[(Transport, SocketAddr)] {
-        &self.0.local
-    }
-
-    /// Where the admin port is, if there is one.
-    #[must_use]
-    pub fn admin_addr(&self) -> Option<SocketAddr> {
-        self.0.admin
-    }
-
-    /// Waits until a probe has relayed through the server.
-    pub async fn ready(&self) {
-        while admin::Program::ready(self).is_err() && self.0.stopped.borrow().is_none() {
-            sleep(Duration::from_millis(10)).await;
-        }
-    }
-
-    /// Takes new keys, where they do not come from a directory. Live allocations keep theirs.
-    pub fn set_keys(&self, ring: KeyRing) {
-        self.0.set_keys(ring);
-    }
-
-    /// What `/status` answers.
-    #[must_use]
-    pub fn status(&self) -> serde_json::Value {
-        let total = self.0.telemetry.total();
-        let state = self.0.state();
-        let keys: Vec<_> = state.ring.verifying(unix_now()).map(|key| key.id.to_string()).collect();
-        let relay: Vec<_> = state.relay.iter().map(|relay| relay.advertised).collect();
-        let users: serde_json::Map<_, _> = self
-            .0
-            .quotas
-            .top(TOP_USERS)
-            .into_iter()
-            .map(|(user, held)| (user.to_string(), held.into()))
-            .collect();
-        serde_json::json!({
-            "program": "rtc-turn",
-            "version": env!("CARGO_PKG_VERSION"),
-            "ring": {"revision": total.ring_revision, "keys": keys},
-            "fleetRevision": state.fleet.as_ref().map(|fleet| &fleet.revision),
-            "allocations": total.counters.live,
-            "connections": total.connections,
-            "draining": self.0.is_draining(),
-            "relayAddresses": relay,
-            "users": users,
-            "reloadError": state.reload_error,
-        })
-    }
-
-    /// Refuses new allocations, and stops the server when the last one has ended or after `deadline`.
-    /// A second call may shorten the deadline.
-    pub fn drain(&self, deadline: Duration) {
-        self.0.drain(deadline);
-    }
-
-    /// Waits until the server has stopped.
-    ///
-    /// # Errors
-    /// [`Failed`] when it stopped because a worker failed.
-    pub async fn stopped(&self) -> Result<(), Failed> {
-        let mut stopped = self.0.stopped.subscribe();
-        match stopped.wait_for(Option::is_some).await {
-            Ok(result) => result.clone().unwrap_or(Ok(())),
-            Err(_) => Ok(()),
-        }
-    }
-}
-
-impl admin::Program for Handle {
-    fn ready(&self) -> Result<(), String> {
-        // a probe that began before the drain may end after it
-        if self.0.is_draining() {
-            return Err("draining".into());
-        }
-        self.0.state().ready.clone()
-    }
-
-    fn status(&self) -> serde_json::Value {
-        Self::status(self)
-    }
-
-    fn metrics(&self) -> String {
-        metrics::text(&self.0.registry)
-    }
-
-    fn drain(&self, deadline: Option<Duration>) {
-        self.0.drain(deadline.unwrap_or(self.0.config.drain_timeout));
     }
 }

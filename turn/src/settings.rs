@@ -19,7 +19,7 @@ use std::{
 #[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Settings {
-    /// Where clients connect: udp://ADDRESS:PORT or tcp://ADDRESS:PORT. Repeat for more
+    /// Where clients connect: udp://, tcp:// or tls://ADDRESS:PORT. Repeat for more
     #[arg(long, env = "RTC_TURN_LISTEN", value_delimiter = ',', value_name = "URL")]
     pub listen: Vec<Listen>,
     /// The address to relay from, and the one that peers see, if another. Once per family
@@ -37,6 +37,12 @@ pub struct Settings {
     /// A single key, for trying out
     #[arg(long, env = "RTC_TURN_SECRET", conflicts_with = "keys", hide_env_values = true)]
     pub secret: Option<SecretText>,
+    /// The certificate of tls:// listeners and its chain, as PEM; changes apply within a second
+    #[arg(long, env = "RTC_TURN_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's key, as PEM
+    #[arg(long, env = "RTC_TURN_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
     /// A range of peers to allow although it is private. Repeat for more
     #[arg(long, env = "RTC_TURN_ALLOW_PEER", value_delimiter = ',', value_name = "CIDR")]
     pub allow_peer: Vec<IpNet>,
@@ -79,7 +85,7 @@ pub struct Settings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Listen {
-    /// UDP or TCP.
+    /// UDP, TCP or TLS.
     pub transport: Transport,
     /// Port 0 picks a free one.
     pub address: SocketAddr,
@@ -123,14 +129,15 @@ impl FromStr for Listen {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let how = "write udp://ADDRESS:PORT or tcp://ADDRESS:PORT, such as udp://0.0.0.0:3478";
+        let how = "write udp://, tcp:// or tls://ADDRESS:PORT, such as udp://0.0.0.0:3478";
         let (scheme, rest) =
             text.split_once("://").ok_or_else(|| format!("{text:?} is no listener: {how}"))?;
         let transport = match scheme {
             "udp" => Transport::Udp,
             "tcp" => Transport::Tcp,
-            "tls" | "dtls" => {
-                return Err(format!("{scheme}:// is not served by this version: use udp:// and tcp://"));
+            "tls" => Transport::Tls,
+            "dtls" => {
+                return Err("dtls:// is not served by this version: use udp://, tcp:// or tls://".into());
             }
             _ => return Err(format!("{text:?} has an unknown transport: {how}")),
         };
@@ -224,6 +231,15 @@ pub enum Keys {
     Ring(KeyRing),
 }
 
+/// The files of a certificate, followed.
+#[derive(Clone, Debug)]
+pub struct TlsFiles {
+    /// The chain, the server's own certificate first, as PEM.
+    pub certificate: PathBuf,
+    /// Its private key, as PEM.
+    pub key: PathBuf,
+}
+
 /// The fleet file, followed.
 #[derive(Clone, Debug)]
 pub struct FleetSource {
@@ -246,6 +262,10 @@ pub struct Config {
     pub realm: String,
     /// The keys.
     pub keys: Keys,
+    /// For TLS listeners, which need it.
+    pub tls: Option<TlsFiles>,
+    /// How long a client may take to begin TLS.
+    pub handshake_timeout: Duration,
     /// Peers that are allowed although they are private.
     pub allow: Vec<IpNet>,
     /// Peers that are denied.
@@ -275,6 +295,9 @@ pub enum SettingsError {
     /// The secret is unusable.
     #[error("--secret: {0}")]
     Secret(rtc_credentials::SecretError),
+    /// A TLS listener without a certificate.
+    #[error("{0} needs a certificate: give --tls-cert FILE and --tls-key FILE")]
+    NoCertificate(Listen),
     /// The fleet file is unusable.
     #[error("--fleet-file {path}: {reason}")]
     Fleet {
@@ -335,6 +358,13 @@ impl Settings {
         if let Some(listen) = listen.iter().find(|l| relay_ports.contains(l.address.port())) {
             return Err(SettingsError::PortInRange(listen.address.port()));
         }
+        let tls = match (self.tls_cert, self.tls_key) {
+            (Some(certificate), Some(key)) => Some(TlsFiles { certificate, key }),
+            _ => None,
+        };
+        if let (Some(listen), None) = (listen.iter().find(|l| l.transport == Transport::Tls), &tls) {
+            return Err(SettingsError::NoCertificate(*listen));
+        }
         let waits_for_fleet = fleet.as_ref().is_some_and(|fleet| fleet.node.is_some());
         let relay = match &self.relay_address[..] {
             [] if waits_for_fleet => Vec::new(),
@@ -350,6 +380,8 @@ impl Settings {
             relay_ports,
             realm: self.realm.or_else(|| known.map(|f| f.realm)).unwrap_or_else(|| "rtc".into()),
             keys,
+            tls,
+            handshake_timeout: Duration::from_secs(10),
             allow: self.allow_peer,
             deny: self.deny_peer,
             limits: Limits { per_user: self.user_quota, total: self.total_quota },
@@ -404,8 +436,7 @@ mod tests {
     #[test]
     fn listeners_that_are_not_served_say_which_are() {
         assert_eq!("udp://[::]:3478".parse::<Listen>().unwrap().to_string(), "udp://[::]:3478");
-        for bad in
-            ["tls://0.0.0.0:5349", "dtls://0.0.0.0:5349", "0.0.0.0:3478", "udp://host", "sctp://0.0.0.0:1"]
+        for bad in ["dtls://0.0.0.0:5349", "tls://0.0.0.0", "0.0.0.0:3478", "udp://host", "sctp://0.0.0.0:1"]
         {
             assert!(bad.parse::<Listen>().unwrap_err().contains("udp://"), "{bad}");
         }
@@ -430,5 +461,12 @@ mod tests {
         };
         assert!(!format!("{settings:?}").contains("north"));
         assert!(matches!(settings.resolve(), Err(SettingsError::PortInRange(50000))));
+        let settings = Settings {
+            secret: Some("north".parse().unwrap()),
+            listen: vec!["tls://127.0.0.1:5349".parse().unwrap()],
+            ..Settings::default()
+        };
+        let error = settings.resolve().unwrap_err().to_string();
+        assert!(error.contains("tls://127.0.0.1:5349") && error.contains("--tls-cert"), "{error}");
     }
 }

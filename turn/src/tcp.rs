@@ -1,6 +1,7 @@
-//! Clients over TCP: frames in, a bounded queue out. A slow client delays and loses its own data,
-//! nobody else's.
+//! Clients over TCP, with TLS or without: frames in, a bounded queue out. A slow client delays and
+//! loses its own data, nobody else's.
 
+use crate::tls::Session;
 use mio::net::TcpStream;
 use rtc_turn_proto::{
     Flow,
@@ -17,22 +18,26 @@ const MAX_QUEUE: usize = 256 << 10;
 /// A queue that grew beyond this gives its memory back when it is empty.
 const KEEP: usize = 16 << 10;
 
-/// A client's connection. Idle, it has no buffers.
+/// A client's connection. Idle, it has no buffers but those of TLS.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) stream: TcpStream,
     pub(crate) flow: Flow,
+    tls: Option<Box<Session>>,
     /// The start of a frame whose end is not here yet.
     partial: Vec<u8>,
     /// Frames that wait to be written.
     queue: Vec<u8>,
+    pub(crate) began: Instant,
     pub(crate) last_seen: Instant,
 }
 
 /// What became of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ReadState {
-    /// There is no more for now.
+    /// There is nothing for now.
+    Empty,
+    /// There is no more for now, but the end may follow at once.
     Drained,
     /// There may be more.
     More,
@@ -41,11 +46,17 @@ pub(crate) enum ReadState {
 }
 
 impl Connection {
-    pub(crate) fn new(stream: TcpStream, flow: Flow, now: Instant) -> Self {
-        Self { stream, flow, partial: Vec::new(), queue: Vec::new(), last_seen: now }
+    pub(crate) fn new(stream: TcpStream, flow: Flow, tls: Option<Session>, now: Instant) -> Self {
+        let tls = tls.map(Box::new);
+        Self { stream, flow, tls, partial: Vec::new(), queue: Vec::new(), began: now, last_seen: now }
     }
 
-    /// Reads once into `buffer` and hands each whole frame to `each`.
+    pub(crate) fn is_handshaking(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.is_handshaking())
+    }
+
+    /// Reads once into `buffer` and hands each whole frame to `each`. Over TLS that may bring forth
+    /// something to [`Self::flush`].
     pub(crate) fn read(
         &mut self,
         buffer: &mut [u8],
@@ -57,31 +68,41 @@ impl Connection {
                 Ok(0) => return ReadState::Closed,
                 Ok(length) => break length,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return ReadState::Drained,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return ReadState::Empty,
                 Err(_) => return ReadState::Closed,
             }
         };
-        let whole = length == buffer.len();
-        let held = std::mem::take(&mut self.partial);
-        let joined;
-        let mut rest: &[u8] = if held.is_empty() {
-            &buffer[..length]
-        } else {
-            joined = [&held[..], &buffer[..length]].concat();
-            &joined
-        };
-        loop {
-            match framing::next(rest, channels) {
-                Frame::Whole(frame) => {
-                    each(frame);
-                    rest = &rest[frame.len()..];
-                }
-                Frame::Partial => break,
-                Frame::Broken => return ReadState::Closed,
+        let state = if length == buffer.len() { ReadState::More } else { ReadState::Drained };
+        let followed = match &mut self.tls {
+            None => {
+                let held = std::mem::take(&mut self.partial);
+                let joined;
+                let received = if held.is_empty() {
+                    &buffer[..length]
+                } else {
+                    joined = [&held[..], &buffer[..length]].concat();
+                    &joined
+                };
+                let rest = frames(received, channels, &mut each);
+                self.partial.extend_from_slice(rest.unwrap_or_default());
+                rest.is_some()
             }
-        }
-        self.partial.extend_from_slice(rest);
-        if whole { ReadState::More } else { ReadState::Drained }
+            Some(tls) => {
+                let (mut received, mut plain) = (&buffer[..length], std::mem::take(&mut self.partial));
+                let mut followed = true;
+                while followed && !received.is_empty() {
+                    let open = tls.decrypt(&mut received, &mut plain);
+                    let rest = frames(&plain, channels, &mut each).map(<[u8]>::len);
+                    plain.drain(..plain.len() - rest.unwrap_or(0));
+                    followed = open && rest.is_some();
+                }
+                if !plain.is_empty() {
+                    self.partial = plain;
+                }
+                followed
+            }
+        };
+        if followed { state } else { ReadState::Closed }
     }
 
     /// Queues frames. `false` when the queue is full and they were left out.
@@ -95,17 +116,9 @@ impl Connection {
 
     /// Writes what the client takes. `false` when it is gone.
     pub(crate) fn flush(&mut self) -> bool {
-        let mut written = 0;
-        let alive = loop {
-            if written == self.queue.len() {
-                break true;
-            }
-            match (&self.stream).write(&self.queue[written..]) {
-                Ok(0) => break false,
-                Ok(n) => written += n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => break e.kind() == io::ErrorKind::WouldBlock,
-            }
+        let (written, alive) = match &mut self.tls {
+            Some(tls) => tls.write(&self.stream, &self.queue),
+            None => write(&self.stream, &self.queue),
         };
         self.queue.drain(..written);
         if self.queue.is_empty() && self.queue.capacity() > KEEP {
@@ -113,4 +126,39 @@ impl Connection {
         }
         alive
     }
+
+    /// Says goodbye, where there is a word for it.
+    pub(crate) fn close(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            tls.close(&self.stream);
+        }
+    }
+}
+
+/// Hands each whole frame to `each`. Returns what follows them; `None` when the stream is broken.
+fn frames(mut bytes: &[u8], channels: Channels, mut each: impl FnMut(&[u8])) -> Option<&[u8]> {
+    loop {
+        match framing::next(bytes, channels) {
+            Frame::Whole(frame) => {
+                each(frame);
+                bytes = &bytes[frame.len()..];
+            }
+            Frame::Partial => return Some(bytes),
+            Frame::Broken => return None,
+        }
+    }
+}
+
+/// How much was written, and whether the stream is good.
+fn write(mut stream: &TcpStream, bytes: &[u8]) -> (usize, bool) {
+    let mut written = 0;
+    while written < bytes.len() {
+        match stream.write(&bytes[written..]) {
+            Ok(0) => return (written, false),
+            Ok(n) => written += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return (written, e.kind() == io::ErrorKind::WouldBlock),
+        }
+    }
+    (written, true)
 }

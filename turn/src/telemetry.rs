@@ -26,29 +26,28 @@ pub(crate) struct Published(Mutex<Snapshot>);
 pub(crate) struct Snapshot {
     pub(crate) counters: Counters,
     pub(crate) key_uses: BTreeMap<KeyId, u64>,
+    pub(crate) work: Work,
+}
+
+/// What a worker counts beside the protocol.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Work {
     pub(crate) ring_revision: u64,
-    pub(crate) connections: usize,
+    pub(crate) connections: u64,
+    /// Datagrams from client to client without a system call.
     pub(crate) short_cuts: u64,
+    pub(crate) handshakes_done: u64,
+    pub(crate) handshakes_failed: u64,
     /// The longest that a turn of the loop has taken since it was last published.
     pub(crate) longest_turn: Duration,
 }
 
 impl Published {
-    pub(crate) fn update(
-        &self,
-        server: &proto::Server,
-        ring: u64,
-        connections: usize,
-        short_cuts: u64,
-        turn: Duration,
-    ) {
+    pub(crate) fn update(&self, server: &proto::Server, work: Work) {
         let mut snapshot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         snapshot.counters.clone_from(server.counters());
         snapshot.key_uses = server.key_uses().map(|(id, uses)| (id.clone(), uses)).collect();
-        snapshot.ring_revision = ring;
-        snapshot.connections = connections;
-        snapshot.short_cuts = short_cuts;
-        snapshot.longest_turn = turn;
+        snapshot.work = work;
     }
 
     fn snapshot(&self) -> Snapshot {
@@ -63,17 +62,21 @@ pub(crate) struct Telemetry(pub(crate) Vec<Arc<Published>>);
 impl Telemetry {
     /// The sum; of the ring's revision the least, as a change is in effect when all have it.
     pub(crate) fn total(&self) -> Snapshot {
-        let mut total = Snapshot { ring_revision: u64::MAX, ..Snapshot::default() };
+        let mut total = Snapshot::default();
+        total.work.ring_revision = u64::MAX;
         for worker in &self.0 {
             let one = worker.snapshot();
             add(&mut total.counters, &one.counters);
             for (id, uses) in one.key_uses {
                 *total.key_uses.entry(id).or_default() += uses;
             }
-            total.ring_revision = total.ring_revision.min(one.ring_revision);
-            total.connections += one.connections;
-            total.short_cuts += one.short_cuts;
-            total.longest_turn = total.longest_turn.max(one.longest_turn);
+            let (sum, one) = (&mut total.work, one.work);
+            sum.ring_revision = sum.ring_revision.min(one.ring_revision);
+            sum.connections += one.connections;
+            sum.short_cuts += one.short_cuts;
+            sum.handshakes_done += one.handshakes_done;
+            sum.handshakes_failed += one.handshakes_failed;
+            sum.longest_turn = sum.longest_turn.max(one.longest_turn);
         }
         total
     }
@@ -106,7 +109,7 @@ impl Collector for Telemetry {
         family(encoder, "rtc_turn_bytes", "Bytes of application data relayed", &bytes)?;
         count(encoder, "rtc_turn_allocations_created", "Allocations that began", counters.allocations)?;
         let help = "Datagrams from client to client that were handed over without a system call";
-        count(encoder, "rtc_turn_short_cuts", help, total.short_cuts)?;
+        count(encoder, "rtc_turn_short_cuts", help, total.work.short_cuts)?;
         count(encoder, "rtc_turn_bindings", "Binding requests answered", counters.bindings)?;
         let errors: Vec<_> = ErrorCode::ALL
             .iter()
@@ -125,15 +128,24 @@ impl Collector for Telemetry {
             .map(|(id, uses)| ([("key", id.to_string())], *uses))
             .collect();
         family(encoder, "rtc_turn_key_uses", "Allocations begun by each key of the ring", &keys)?;
+        let work = &total.work;
+        let handshakes = [("done", work.handshakes_done), ("failed", work.handshakes_failed)];
+        let handshakes = handshakes.map(|(result, n)| ([("result", result.to_owned())], n));
+        family(encoder, "rtc_turn_tls_handshakes", "TLS handshakes that ended", &handshakes)?;
         gauge(encoder, "rtc_turn_allocations", "Allocations that are live", counters.live as f64)?;
-        gauge(encoder, "rtc_turn_connections", "TCP connections of clients", total.connections as f64)?;
+        gauge(
+            encoder,
+            "rtc_turn_connections",
+            "TCP and TLS connections of clients",
+            total.work.connections as f64,
+        )?;
         gauge(
             encoder,
             "rtc_turn_ring_revision",
             "The key ring that all workers use",
-            total.ring_revision as f64,
+            total.work.ring_revision as f64,
         )?;
-        let lag = total.longest_turn.as_secs_f64();
+        let lag = total.work.longest_turn.as_secs_f64();
         gauge(encoder, "rtc_turn_loop_seconds", "The longest recent turn of a worker's loop", lag)
     }
 }
@@ -141,7 +153,7 @@ impl Collector for Telemetry {
 fn traffic(counters: &Counters, of: impl Fn(&Traffic) -> u64) -> Vec<([(&'static str, String); 2], u64)> {
     let mut rows = Vec::new();
     for (direction, by_transport) in [("to_peer", &counters.to_peers), ("to_client", &counters.to_clients)] {
-        for transport in [Transport::Udp, Transport::Tcp] {
+        for transport in [Transport::Udp, Transport::Tcp, Transport::Tls] {
             let name = crate::settings::transport_name(transport).to_owned();
             let value = of(&by_transport[transport as usize]);
             rows.push(([("direction", direction.to_owned()), ("transport", name)], value));

@@ -5,7 +5,7 @@ mod common;
 
 use common::{SECRET, address, config, start};
 use rtc_credentials::Transport;
-use rtc_turn::Handle;
+use rtc_turn::{Handle, settings::TlsFiles};
 use rtc_turn_proto::channel_data::Channels;
 use std::time::Duration;
 use tokio::{process::Command, time::timeout};
@@ -30,9 +30,13 @@ async fn call(server: &Handle, transport: Transport, flags: &[&str]) {
     assert!(text.contains("Total lost packets 0 (0.000000%)"), "{flags:?}: {text}");
 }
 
-async fn server() -> Handle {
+fn rfc5766() -> rtc_turn::Config {
     // its client draws channel numbers as RFC 5766 had them
-    start(rtc_turn::Config { channels: Channels::Rfc5766, ..config() }).await
+    rtc_turn::Config { channels: Channels::Rfc5766, ..config() }
+}
+
+async fn server() -> Handle {
+    start(rfc5766()).await
 }
 
 #[tokio::test]
@@ -47,6 +51,19 @@ async fn uclient_relays_over_tcp_by_send_and_by_channel() {
     let server = server().await;
     call(&server, Transport::Tcp, &["-c", "-t", "-s"]).await;
     call(&server, Transport::Tcp, &["-c", "-t"]).await;
+}
+
+#[tokio::test]
+async fn uclient_relays_over_tls_by_send_and_by_channel() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = TlsFiles { certificate: dir.path().join("tls.crt"), key: dir.path().join("tls.key") };
+    let made = rcgen::generate_simple_self_signed(["turn.example.org".to_owned()]).unwrap();
+    std::fs::write(&files.certificate, made.cert.pem()).unwrap();
+    std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
+    let listen = vec!["tls://127.0.0.1:0".parse().unwrap()];
+    let server = start(rtc_turn::Config { listen, tls: Some(files), ..rfc5766() }).await;
+    call(&server, Transport::Tls, &["-c", "-t", "-S", "-s"]).await;
+    call(&server, Transport::Tls, &["-c", "-t", "-S"]).await;
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use crate::{
     post::{Doors, Parcel, Post},
     relay::{Addresses, Relays},
     tcp::Connection,
-    telemetry::Published,
+    telemetry::{Published, Work},
     udp::{Inbox, Udp, Via},
 };
 use core::Core;
@@ -18,6 +18,7 @@ use mio::{Events, Interest, Poll, Token, Waker, event::Event, net::TcpListener};
 use rtc_credentials::{KeyRing, Transport};
 use rtc_service::clock::unix_now;
 use rtc_turn_proto::{self as proto, Drop, Flow, Now, PeerPolicy, RelayId, channel_data::Channels};
+use rustls::ServerConfig;
 use slab::Slab;
 use std::{
     io,
@@ -32,10 +33,15 @@ const TURNS: usize = 8;
 const PARCELS: usize = 32;
 /// How often counters are published, while they change.
 const PUBLISH: Duration = Duration::from_millis(100);
-/// How often idle connections are looked for.
-const SWEEP: Duration = Duration::from_secs(10);
+/// How often connections that are idle, or slow to begin TLS, are looked for.
+const SWEEP: Duration = Duration::from_secs(5);
 /// How long a connection may be silent without an allocation.
 const IDLE: Duration = Duration::from_secs(60);
+/// TLS handshakes that one worker has under way; further connections are closed at once.
+const MAX_HANDSHAKES: usize = 2048;
+/// Signatures take up to a millisecond, so a turn of the loop takes so many steps of handshakes, and
+/// a flood of them delays them, not the packets of calls.
+const HANDSHAKE_STEPS: u32 = 8;
 /// Connections of one worker.
 const MAX_CONNECTIONS: usize = 1 << 16;
 
@@ -59,6 +65,8 @@ pub(crate) enum Command {
     Peers(Arc<PeerPolicy>),
     Addresses(Addresses),
     Drain(Arc<[SocketAddr]>),
+    /// For new connections.
+    Certificate(Arc<ServerConfig>),
     Stop,
 }
 
@@ -81,7 +89,7 @@ impl Mailbox {
 #[derive(Debug)]
 enum Listener {
     Udp { udp: Udp, address: SocketAddr },
-    Tcp { listener: TcpListener },
+    Tcp { listener: TcpListener, transport: Transport },
 }
 
 #[derive(Debug)]
@@ -89,6 +97,10 @@ pub(crate) struct Worker {
     poll: Poll,
     listeners: Vec<Listener>,
     connections: Slab<Connection>,
+    /// What new connections begin TLS with.
+    tls: Option<Arc<ServerConfig>>,
+    handshake_timeout: Duration,
+    handshakes: Handshakes,
     /// Counts connections; part of their links.
     serial: u64,
     /// Connections that have something queued.
@@ -109,6 +121,17 @@ pub(crate) struct Worker {
     stopped: bool,
 }
 
+/// TLS handshakes.
+#[derive(Debug, Default)]
+struct Handshakes {
+    /// That are under way.
+    pending: usize,
+    /// Steps that this turn of the loop may still take.
+    steps_left: u32,
+    done: u64,
+    failed: u64,
+}
+
 /// What a worker begins with.
 #[derive(Debug)]
 pub(crate) struct Setup {
@@ -117,6 +140,8 @@ pub(crate) struct Setup {
     pub(crate) server: proto::Server,
     pub(crate) addresses: Addresses,
     pub(crate) channels: Channels,
+    pub(crate) tls: Option<Arc<ServerConfig>>,
+    pub(crate) handshake_timeout: Duration,
     pub(crate) ring_revision: u64,
     pub(crate) published: Arc<Published>,
     /// The same for all workers.
@@ -149,7 +174,7 @@ impl Worker {
                 Transport::Tcp | Transport::Tls => {
                     let mut listener = TcpListener::from_std(socket.into());
                     poll.registry().register(&mut listener, token, Interest::READABLE)?;
-                    Listener::Tcp { listener }
+                    Listener::Tcp { listener, transport }
                 }
             });
         }
@@ -157,6 +182,9 @@ impl Worker {
             poll,
             listeners,
             connections: Slab::new(),
+            tls: setup.tls,
+            handshake_timeout: setup.handshake_timeout,
+            handshakes: Handshakes::default(),
             serial: 0,
             dirty: Vec::new(),
             more: Vec::new(),
@@ -190,6 +218,7 @@ impl Worker {
             }
             let started = Instant::now();
             let now = Now { instant: started, unix: unix_now() };
+            self.handshakes.steps_left = HANDSHAKE_STEPS;
             for event in &events {
                 self.on_event(now, event);
             }
@@ -209,6 +238,7 @@ impl Worker {
                 self.publish();
             }
         }
+        self.connections.iter_mut().for_each(|(_, connection)| connection.close());
         self.publish();
         Ok(())
     }
@@ -368,6 +398,7 @@ impl Worker {
                     self.core.server.set_relay_addresses(addresses.advertised());
                 }
                 Command::Drain(alternates) => self.core.server.drain(alternates),
+                Command::Certificate(config) => self.tls = Some(config),
                 Command::Stop => self.stopped = true,
             }
         }
@@ -380,6 +411,14 @@ impl Worker {
         self.publish_at = None;
         let turn = std::mem::take(&mut self.longest_turn);
         let Core { server, short_cuts, .. } = &self.core;
-        self.published.update(server, self.ring_revision, self.connections.len(), *short_cuts, turn);
+        let work = Work {
+            ring_revision: self.ring_revision,
+            connections: self.connections.len() as u64,
+            short_cuts: *short_cuts,
+            handshakes_done: self.handshakes.done,
+            handshakes_failed: self.handshakes.failed,
+            longest_turn: turn,
+        };
+        self.published.update(server, work);
     }
 }

@@ -1,18 +1,22 @@
 //! Clients over streams: accepting, reading, writing, hanging up.
 
-use super::{CONNECTION, IDLE, Listener, MAX_CONNECTIONS, SWEEP, TURNS, Worker, token};
-use crate::tcp::{Connection, ReadState};
-use mio::Interest;
+use super::{CONNECTION, IDLE, Listener, MAX_CONNECTIONS, MAX_HANDSHAKES, SWEEP, TURNS, Worker, token};
+use crate::{
+    tcp::{Connection, ReadState},
+    tls::Session,
+};
+use mio::{Interest, net::TcpStream};
 use rtc_credentials::Transport;
 use rtc_turn_proto::{Drop, Flow, Now};
-use std::{io, net::SocketAddr, time::Instant};
+use std::{io, net::SocketAddr, sync::Arc, time::Instant};
 
 impl Worker {
     pub(super) fn accept(&mut self, now: Now, index: usize) -> bool {
         for _ in 0..64 {
-            let Some(Listener::Tcp { listener }) = self.listeners.get(index) else { return true };
+            let Some(Listener::Tcp { listener, transport }) = self.listeners.get(index) else { return true };
+            let transport = *transport;
             match listener.accept() {
-                Ok((stream, client)) => self.greet(now, stream, client),
+                Ok((stream, client)) => self.greet(now, stream, client, transport),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return true,
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -23,18 +27,34 @@ impl Worker {
         false
     }
 
-    fn greet(&mut self, now: Now, mut stream: mio::net::TcpStream, client: SocketAddr) {
+    fn greet(&mut self, now: Now, mut stream: TcpStream, client: SocketAddr, transport: Transport) {
         let entry = self.connections.vacant_key();
         let Ok(server) = stream.local_addr() else { return };
         if entry >= MAX_CONNECTIONS || stream.set_nodelay(true).is_err() {
             return;
         }
+        let tls = match (transport, &self.tls) {
+            (Transport::Tls, Some(config)) if self.handshakes.pending < MAX_HANDSHAKES => {
+                let Ok(session) = Session::new(Arc::clone(config)) else { return };
+                Some(session)
+            }
+            (Transport::Tls, _) => {
+                self.handshakes.failed += 1;
+                return;
+            }
+            _ => None,
+        };
         self.serial += 1;
         let link = (self.serial << 24) | entry as u64;
-        let flow = Flow { transport: Transport::Tcp, client, server, link };
+        let flow = Flow { transport, client, server, link };
         let interest = Interest::READABLE | Interest::WRITABLE;
         if self.poll.registry().register(&mut stream, token(CONNECTION, entry), interest).is_ok() {
-            self.connections.insert(Connection::new(stream, flow, now.instant));
+            if tls.is_some() {
+                self.handshakes.pending += 1;
+                // the first timer, where there was no connection
+                self.sweep_at = self.sweep_at.min(now.instant + self.handshake_timeout);
+            }
+            self.connections.insert(Connection::new(stream, flow, tls, now.instant));
         }
     }
 
@@ -43,6 +63,14 @@ impl Worker {
         for _ in 0..TURNS {
             let Self { connections, core, read_buffer, replies, .. } = self;
             let Some(connection) = connections.get_mut(index) else { return true };
+            let shaking = connection.is_handshaking();
+            if shaking {
+                let Some(left) = self.handshakes.steps_left.checked_sub(1) else {
+                    state = ReadState::More;
+                    break;
+                };
+                self.handshakes.steps_left = left;
+            }
             connection.last_seen = now.instant;
             let flow = connection.flow;
             state = connection.read(read_buffer, core.channels, |frame| {
@@ -50,6 +78,14 @@ impl Worker {
                     replies.extend_from_slice(&core.reply);
                 }
             });
+            if shaking && !connection.is_handshaking() {
+                self.handshakes.pending -= 1;
+                self.handshakes.done += 1;
+            }
+            if flow.transport == Transport::Tls {
+                // a handshake answers, and so may any record
+                self.dirty.push(index);
+            }
             if !replies.is_empty() {
                 if !connection.push(replies) {
                     core.server.count_drop(Drop::QueueFull);
@@ -58,12 +94,10 @@ impl Worker {
                 self.dirty.push(index);
             }
             self.flush();
-            // a short read drains the stream, except that its end may follow at once
-            if state == ReadState::Closed || (state == ReadState::Drained && !closing) {
-                break;
-            }
-            if state == ReadState::Drained && closing {
-                state = ReadState::More;
+            match state {
+                ReadState::More => {}
+                ReadState::Drained if closing || shaking => state = ReadState::More,
+                _ => break,
             }
         }
         self.flush_dirty();
@@ -86,7 +120,12 @@ impl Worker {
     }
 
     fn hang_up(&mut self, index: usize) {
-        if let Some(connection) = self.connections.try_remove(index) {
+        if let Some(mut connection) = self.connections.try_remove(index) {
+            if connection.is_handshaking() {
+                self.handshakes.pending -= 1;
+                self.handshakes.failed += 1;
+            }
+            connection.close();
             self.core.server.client_gone(&connection.flow);
             self.core.close_relays();
         }
@@ -94,8 +133,17 @@ impl Worker {
 
     /// Ends connections that never got to an allocation.
     pub(super) fn sweep(&mut self, now: Instant) {
-        self.sweep_at = now + SWEEP;
-        let server = &self.core.server;
-        self.connections.retain(|_, c| now.duration_since(c.last_seen) < IDLE || server.holds(&c.flow));
+        self.sweep_at = now + SWEEP.min(self.handshake_timeout);
+        let (server, patience) = (&self.core.server, self.handshake_timeout);
+        let idle = |c: &Connection| {
+            if c.is_handshaking() {
+                return now.duration_since(c.began) >= patience;
+            }
+            now.duration_since(c.last_seen) >= IDLE && !server.holds(&c.flow)
+        };
+        let over: Vec<_> = self.connections.iter().filter(|(_, c)| idle(c)).map(|(i, _)| i).collect();
+        for index in over {
+            self.hang_up(index);
+        }
     }
 }

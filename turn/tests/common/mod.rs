@@ -11,10 +11,11 @@ use rtc_turn_proto::{
 };
 use std::{net::SocketAddr, time::Duration};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UdpSocket},
     time::timeout,
 };
+use tokio_rustls::client::TlsStream;
 
 pub const SECRET: &str = "a secret for trying out";
 pub const OK: Answer = Answer::Success { relayed: None, lifetime: None };
@@ -94,6 +95,19 @@ pub async fn echo_peer() -> SocketAddr {
 pub enum Link {
     Udp(UdpSocket),
     Tcp(TcpStream, Vec<u8>),
+    Tls(Box<TlsStream<TcpStream>>, Vec<u8>),
+}
+
+/// Takes the next frame off a stream.
+async fn frame(stream: &mut (impl AsyncRead + Unpin), held: &mut Vec<u8>) -> Vec<u8> {
+    loop {
+        if let Frame::Whole(frame) = framing::next(held, Channels::Rfc8656) {
+            let frame = frame.to_vec();
+            held.drain(..frame.len());
+            return frame;
+        }
+        assert_ne!(stream.read_buf(held).await.unwrap(), 0, "the server hung up");
+    }
 }
 
 pub struct TestClient {
@@ -112,6 +126,10 @@ impl TestClient {
                 Link::Udp(socket)
             }
         };
+        Self::over(link, ring, user)
+    }
+
+    pub fn over(link: Link, ring: &KeyRing, user: &str) -> Self {
         let credential = mint(ring, user, Duration::from_secs(600), unix_now()).unwrap();
         Self { link, client: Client::new(credential.username, credential.password, rand()) }
     }
@@ -122,6 +140,10 @@ impl TestClient {
                 socket.send(packet).await.unwrap();
             }
             Link::Tcp(stream, _) => stream.write_all(packet).await.unwrap(),
+            Link::Tls(stream, _) => {
+                stream.write_all(packet).await.unwrap();
+                stream.flush().await.unwrap();
+            }
         }
     }
 
@@ -134,14 +156,8 @@ impl TestClient {
                     buffer.truncate(length);
                     buffer
                 }
-                Link::Tcp(stream, held) => loop {
-                    if let Frame::Whole(frame) = framing::next(held, Channels::Rfc8656) {
-                        let frame = frame.to_vec();
-                        held.drain(..frame.len());
-                        return frame;
-                    }
-                    assert_ne!(stream.read_buf(held).await.unwrap(), 0, "the server hung up");
-                },
+                Link::Tcp(stream, held) => frame(stream, held).await,
+                Link::Tls(stream, held) => frame(stream, held).await,
             }
         })
         .await
@@ -181,7 +197,7 @@ impl TestClient {
     /// Sends by channel and returns what comes back.
     pub async fn echo_by_channel(&mut self, number: u16, payload: &[u8]) -> Vec<u8> {
         let mut packet = Vec::new();
-        channel_data::write(number, payload, matches!(self.link, Link::Tcp(..)), &mut packet);
+        channel_data::write(number, payload, !matches!(self.link, Link::Udp(_)), &mut packet);
         self.send(&packet).await;
         let reply = self.receive().await;
         let (from, data) = channel_data::parse(&reply).unwrap();

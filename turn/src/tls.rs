@@ -1,0 +1,198 @@
+//! TLS under a client's stream: certificates from files, and a session per connection.
+
+use rtc_turn_proto::{
+    channel_data::Channels,
+    framing::{self, Frame},
+};
+use rustls::{
+    ClientConfig, DigitallySignedStruct, ServerConfig, ServerConnection, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+};
+use std::{
+    io::{self, Read, Write},
+    net::IpAddr,
+    sync::Arc,
+};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+/// What clients may name (RFC 7443, section 3). One that names only other protocols is refused.
+const ALPN: [&[u8]; 2] = [b"stun.turn", b"stun.nat-discovery"];
+
+/// How many bytes are encrypted before they are written.
+const BATCH: usize = 16 << 10;
+
+/// Why a certificate and its key cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CertificateError {
+    #[error("the certificate file holds no PEM certificate")]
+    NoCertificate,
+    #[error("the certificate file: {0}")]
+    Certificate(rustls::pki_types::pem::Error),
+    #[error("the key file holds no PEM private key: {0}")]
+    Key(rustls::pki_types::pem::Error),
+    #[error("{0}; do the certificate and the key belong together?")]
+    Pair(#[from] rustls::Error),
+}
+
+/// What sessions begin with: a chain, the server's own certificate first, and its key, as PEM.
+pub(crate) fn config(chain: &[u8], key: &[u8]) -> Result<Arc<ServerConfig>, CertificateError> {
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(chain)
+        .collect::<Result<_, _>>()
+        .map_err(CertificateError::Certificate)?;
+    if chain.is_empty() {
+        return Err(CertificateError::NoCertificate);
+    }
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(CertificateError::Key)?;
+    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    config.alpn_protocols = ALPN.map(<[u8]>::to_vec).into();
+    // resumption by tickets, so that it costs the server no memory
+    config.ticketer = ring::Ticketer::new()?;
+    config.send_tls13_tickets = 1;
+    Ok(Arc::new(config))
+}
+
+/// One connection's session.
+#[derive(Debug)]
+pub(crate) struct Session(ServerConnection);
+
+impl Session {
+    pub(crate) fn new(config: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
+        let mut session = ServerConnection::new(config)?;
+        // what waits in it is bounded by how write() fills it
+        session.set_buffer_limit(None);
+        Ok(Self(session))
+    }
+
+    pub(crate) fn is_handshaking(&self) -> bool {
+        self.0.is_handshaking()
+    }
+
+    /// Decrypts the front of `received`, which moves on, and appends what it says to `plain`: at most
+    /// one record's worth, so that the caller can bound it. `false` when nothing more can follow.
+    pub(crate) fn decrypt(&mut self, received: &mut &[u8], plain: &mut Vec<u8>) -> bool {
+        if self.0.read_tls(received).is_err() {
+            return false;
+        }
+        let Ok(state) = self.0.process_new_packets() else { return false };
+        let (start, length) = (plain.len(), state.plaintext_bytes_to_read());
+        plain.resize(start + length, 0);
+        self.0.reader().read_exact(&mut plain[start..]).is_ok() && !state.peer_has_closed()
+    }
+
+    /// Encrypts and writes the frames in `plain`, each in a record of its own, as clients exist that
+    /// take a record for a message. Returns how much of `plain` is not to be given again, and whether
+    /// the stream is good; it is when it takes no more for now.
+    pub(crate) fn write(&mut self, mut stream: impl Write, plain: &[u8]) -> (usize, bool) {
+        let mut taken = 0;
+        loop {
+            while self.0.wants_write() {
+                match self.0.write_tls(&mut stream) {
+                    Ok(0) => return (taken, false),
+                    Ok(_) => {}
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                    Err(e) => return (taken, e.kind() == io::ErrorKind::WouldBlock),
+                }
+            }
+            if taken == plain.len() || self.is_handshaking() {
+                return (taken, true);
+            }
+            let batch = taken + BATCH;
+            while taken < plain.len().min(batch) {
+                let rest = &plain[taken..];
+                let frame = match framing::next(rest, Channels::Rfc5766) {
+                    Frame::Whole(frame) => frame,
+                    Frame::Partial | Frame::Broken => rest,
+                };
+                match self.0.writer().write(frame) {
+                    Ok(length) if length > 0 => taken += length,
+                    _ => return (taken, false),
+                }
+            }
+        }
+    }
+
+    /// Says that no more will come, or why, as far as the stream takes it.
+    pub(crate) fn close(&mut self, stream: impl Write) {
+        self.0.send_close_notify();
+        let _ = self.write(stream, &[]);
+    }
+}
+
+/// A client's end, for a server that asks itself whether it is ready. It checks that the server holds
+/// the key of the certificate that it shows, but not for whom that is: the connection is to itself.
+pub(crate) async fn connect_to_itself(stream: TcpStream, server: IpAddr) -> io::Result<TlsStream<TcpStream>> {
+    let provider = Arc::new(ring::default_provider());
+    let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anyone(provider.signature_verification_algorithms)))
+        .with_no_client_auth();
+    TlsConnector::from(Arc::new(config)).connect(ServerName::IpAddress(server.into()), stream).await
+}
+
+#[derive(Debug)]
+struct Anyone(WebPkiSupportedAlgorithms);
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signature, &self.0)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &self.0)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn pair() -> (Vec<u8>, Vec<u8>) {
+        let made = rcgen::generate_simple_self_signed(["turn.example.org".to_owned()]).unwrap();
+        (made.cert.pem().into_bytes(), made.signing_key.serialize_pem().into_bytes())
+    }
+
+    #[test]
+    fn a_certificate_needs_its_own_key() {
+        let ((chain, key), (_, other)) = (pair(), pair());
+        assert!(config(&chain, &key).is_ok());
+        let reason = |chain: &[u8], key: &[u8]| config(chain, key).unwrap_err().to_string();
+        assert!(reason(&chain, &other).contains("belong together"));
+        assert!(reason(&key, &key).contains("no PEM certificate"));
+        assert!(reason(&chain, &chain).contains("no PEM private key"));
+        assert!(reason(b"", b"").contains("no PEM certificate"));
+    }
+}
