@@ -183,6 +183,7 @@ impl Server {
                 channels: config.channels,
                 tls: tls.clone(),
                 handshake_timeout: config.handshake_timeout,
+                max_handshakes: config.max_handshakes,
                 ring_revision: ring.revision,
                 published: Arc::clone(&counters),
                 directory: Arc::clone(&directory),

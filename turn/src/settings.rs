@@ -266,6 +266,8 @@ pub struct Config {
     pub tls: Option<TlsFiles>,
     /// How long a client may take to begin TLS.
     pub handshake_timeout: Duration,
+    /// Clients per worker that may be beginning TLS; further ones are closed at once.
+    pub max_handshakes: usize,
     /// Peers that are allowed although they are private.
     pub allow: Vec<IpNet>,
     /// Peers that are denied.
@@ -382,6 +384,7 @@ impl Settings {
             keys,
             tls,
             handshake_timeout: Duration::from_secs(10),
+            max_handshakes: 2048,
             allow: self.allow_peer,
             deny: self.deny_peer,
             limits: Limits { per_user: self.user_quota, total: self.total_quota },

@@ -16,7 +16,7 @@ use std::{io, path::Path, sync::Arc, time::Duration};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpStream, UdpSocket},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
@@ -226,6 +226,50 @@ async fn a_handshake_that_is_not_ended_is() {
     let _ = within("the server to hang up on the silent one", silent.read_to_end(&mut alert)).await;
     assert!(alert.len() < 100);
     assert!(matches!(call.ask(|c| c.refresh(600)).await, Answer::Success { .. }));
+}
+
+#[tokio::test]
+async fn handshakes_that_do_not_end_hold_a_bounded_number_of_places_for_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let certificate = issue(dir.path());
+    let config = with_tls(dir.path(), &["udp://127.0.0.1:0", "tls://127.0.0.1:0"]);
+    let handshake_timeout = Duration::from_secs(2);
+    let server = start(rtc_turn::Config { workers: 1, max_handshakes: 3, handshake_timeout, ..config }).await;
+    let mut call = client(&server, &certificate, "alice").await;
+    call.allocate().await;
+    let mut silent = Vec::new();
+    for _ in 0..3 {
+        silent.push(TcpStream::connect(address(&server, Transport::Tls)).await.unwrap());
+    }
+    assert!(connect(&server, &certificate, &[]).await.is_err(), "there is no place");
+    assert!(matches!(call.ask(|c| c.refresh(600)).await, Answer::Success { .. }));
+    within("a place", async { while connect(&server, &certificate, &[]).await.is_err() {} }).await;
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_loses_its_own_data_only() {
+    let (server, _dir, certificate) = server().await;
+    let peer = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let (at, echo) = (peer.local_addr().unwrap(), echo_peer().await);
+    let mut slow = client(&server, &certificate, "slow").await;
+    let mut call = client(&server, &certificate, "alice").await;
+    let to_slow = slow.allocate().await;
+    call.allocate().await;
+    assert_eq!(slow.ask(|c| c.channel_bind(0x4000, at)).await, OK);
+    assert_eq!(call.ask(|c| c.channel_bind(0x4000, echo)).await, OK);
+    within("the queue to fill", async {
+        while metric(&server, "rtc_turn_drops_total", "queue_full").await == 0.0 {
+            for _ in 0..500 {
+                peer.send_to(&[7; 1200], to_slow).await.unwrap();
+            }
+            assert_eq!(call.echo_by_channel(0x4000, b"on").await, b"on");
+        }
+    })
+    .await;
+    // what it gets once it reads is whole frames still
+    for _ in 0..1000 {
+        assert_eq!(slow.receive().await.len(), 1204);
+    }
 }
 
 #[tokio::test]

@@ -37,8 +37,6 @@ const PUBLISH: Duration = Duration::from_millis(100);
 const SWEEP: Duration = Duration::from_secs(5);
 /// How long a connection may be silent without an allocation.
 const IDLE: Duration = Duration::from_secs(60);
-/// TLS handshakes that one worker has under way; further connections are closed at once.
-const MAX_HANDSHAKES: usize = 2048;
 /// Signatures take up to a millisecond, so a turn of the loop takes so many steps of handshakes, and
 /// a flood of them delays them, not the packets of calls.
 const HANDSHAKE_STEPS: u32 = 8;
@@ -99,7 +97,6 @@ pub(crate) struct Worker {
     connections: Slab<Connection>,
     /// What new connections begin TLS with.
     tls: Option<Arc<ServerConfig>>,
-    handshake_timeout: Duration,
     handshakes: Handshakes,
     /// Counts connections; part of their links.
     serial: u64,
@@ -124,6 +121,8 @@ pub(crate) struct Worker {
 /// TLS handshakes.
 #[derive(Debug, Default)]
 struct Handshakes {
+    timeout: Duration,
+    max: usize,
     /// That are under way.
     pending: usize,
     /// Steps that this turn of the loop may still take.
@@ -142,6 +141,7 @@ pub(crate) struct Setup {
     pub(crate) channels: Channels,
     pub(crate) tls: Option<Arc<ServerConfig>>,
     pub(crate) handshake_timeout: Duration,
+    pub(crate) max_handshakes: usize,
     pub(crate) ring_revision: u64,
     pub(crate) published: Arc<Published>,
     /// The same for all workers.
@@ -183,8 +183,11 @@ impl Worker {
             listeners,
             connections: Slab::new(),
             tls: setup.tls,
-            handshake_timeout: setup.handshake_timeout,
-            handshakes: Handshakes::default(),
+            handshakes: Handshakes {
+                timeout: setup.handshake_timeout,
+                max: setup.max_handshakes,
+                ..Handshakes::default()
+            },
             serial: 0,
             dirty: Vec::new(),
             more: Vec::new(),

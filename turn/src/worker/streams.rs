@@ -1,6 +1,6 @@
 //! Clients over streams: accepting, reading, writing, hanging up.
 
-use super::{CONNECTION, IDLE, Listener, MAX_CONNECTIONS, MAX_HANDSHAKES, SWEEP, TURNS, Worker, token};
+use super::{CONNECTION, IDLE, Listener, MAX_CONNECTIONS, SWEEP, TURNS, Worker, token};
 use crate::{
     tcp::{Connection, ReadState},
     tls::Session,
@@ -34,7 +34,7 @@ impl Worker {
             return;
         }
         let tls = match (transport, &self.tls) {
-            (Transport::Tls, Some(config)) if self.handshakes.pending < MAX_HANDSHAKES => {
+            (Transport::Tls, Some(config)) if self.handshakes.pending < self.handshakes.max => {
                 let Ok(session) = Session::new(Arc::clone(config)) else { return };
                 Some(session)
             }
@@ -52,7 +52,7 @@ impl Worker {
             if tls.is_some() {
                 self.handshakes.pending += 1;
                 // the first timer, where there was no connection
-                self.sweep_at = self.sweep_at.min(now.instant + self.handshake_timeout);
+                self.sweep_at = self.sweep_at.min(now.instant + self.handshakes.timeout);
             }
             self.connections.insert(Connection::new(stream, flow, tls, now.instant));
         }
@@ -133,8 +133,8 @@ impl Worker {
 
     /// Ends connections that never got to an allocation.
     pub(super) fn sweep(&mut self, now: Instant) {
-        self.sweep_at = now + SWEEP.min(self.handshake_timeout);
-        let (server, patience) = (&self.core.server, self.handshake_timeout);
+        self.sweep_at = now + SWEEP.min(self.handshakes.timeout);
+        let (server, patience) = (&self.core.server, self.handshakes.timeout);
         let idle = |c: &Connection| {
             if c.is_handshaking() {
                 return now.duration_since(c.began) >= patience;
