@@ -121,6 +121,7 @@ pub async fn run(
                 ),
                 image: arguments.image,
                 written: Default::default(),
+                gone: Default::default(),
                 failures: Default::default(),
                 metrics: metrics.clone(),
             });

@@ -18,7 +18,8 @@ pub fn build(build: &Build<'_>) -> Desired {
         "signaling",
         "signaling",
         pod::compact(json!({"spec": {
-            "replicas": spec.replicas,
+            // Where the load decides, the field is the autoscaler's.
+            "replicas": spec.autoscaling.is_none().then_some(spec.replicas),
             "revisionHistoryLimit": 3,
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
             "selector": {"matchLabels": build.selector("signaling")},

@@ -3,6 +3,7 @@
 pub mod configmap;
 pub mod daemonset;
 pub mod deployment;
+pub mod horizontalpodautoscaler;
 pub mod pod;
 pub mod poddisruptionbudget;
 pub mod redis;
@@ -10,7 +11,7 @@ pub mod secret;
 pub mod service;
 pub mod serviceaccount;
 
-use rtc_operator_api::RtcCluster;
+use rtc_operator_api::{RtcCluster, RtcClusterSpec};
 use serde_json::{Value, json};
 
 /// The label, and part of every selector, that names the RtcCluster.
@@ -47,6 +48,8 @@ pub enum Kind {
     DaemonSet,
     /// policy/v1
     PodDisruptionBudget,
+    /// autoscaling/v2
+    HorizontalPodAutoscaler,
 }
 
 impl Kind {
@@ -57,6 +60,7 @@ impl Kind {
             Self::ServiceAccount | Self::Secret | Self::ConfigMap | Self::Service => "v1",
             Self::Deployment | Self::DaemonSet => "apps/v1",
             Self::PodDisruptionBudget => "policy/v1",
+            Self::HorizontalPodAutoscaler => "autoscaling/v2",
         }
     }
 
@@ -71,6 +75,16 @@ impl Kind {
             Self::Deployment => "Deployment",
             Self::DaemonSet => "DaemonSet",
             Self::PodDisruptionBudget => "PodDisruptionBudget",
+            Self::HorizontalPodAutoscaler => "HorizontalPodAutoscaler",
+        }
+    }
+
+    /// Whether a spec has objects of this kind. Those of most kinds are always there.
+    #[must_use]
+    pub const fn wanted(self, spec: &RtcClusterSpec) -> bool {
+        match self {
+            Self::HorizontalPodAutoscaler => spec.signaling.autoscaling.is_some(),
+            _ => true,
         }
     }
 }

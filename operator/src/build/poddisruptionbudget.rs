@@ -7,7 +7,9 @@ use super::{Build, Desired, Kind};
 /// One at a time, and broken ones always; none for a single pod, which would block every node drain.
 #[must_use]
 pub fn build(build: &Build<'_>) -> Option<Desired> {
-    (build.cluster.spec.signaling.replicas > 1).then(|| {
+    let signaling = &build.cluster.spec.signaling;
+    let most = signaling.autoscaling.as_ref().map_or(signaling.replicas, |scaling| scaling.max_replicas);
+    (most > 1).then(|| {
         build.object(
             Kind::PodDisruptionBudget,
             "signaling",

@@ -102,6 +102,9 @@ async fn write(
     {
         return Ok(());
     }
+    if let Some(live) = live {
+        hand_over_replicas(cluster, namespace, desired, live, context).await?;
+    }
     let params = PatchParams {
         field_validation: Some(ValidationDirective::Strict),
         ..PatchParams::apply(FIELD_MANAGER).force()
@@ -114,6 +117,60 @@ async fn write(
     context.metrics.wrote(desired.kind.name());
     context.written.keep(key, hash, project(&json!(applied), &value));
     Ok(())
+}
+
+/// Who has the number of replicas from when the operator lets go of it until the autoscaler sets it.
+const HANDOVER_MANAGER: &str = "rtc-operator-handover";
+
+/// A field that its only owner no longer applies goes back to its default: one replica, whatever the load is. So
+/// another owner takes it over first, at a number that the autoscaler acts on (it leaves 0 alone).
+async fn hand_over_replicas(
+    cluster: &RtcCluster,
+    namespace: &str,
+    desired: &Desired,
+    live: &DynamicObject,
+    context: &Context,
+) -> Result<(), Error> {
+    let Some(scaling) = &cluster.spec.signaling.autoscaling else { return Ok(()) };
+    if desired.kind != Kind::Deployment || !desired.value["spec"]["replicas"].is_null() {
+        return Ok(());
+    }
+    if !only_ours(live, "f:replicas") {
+        return Ok(());
+    }
+    let now = live.data["spec"]["replicas"].as_i64().unwrap_or(0);
+    // The lower bound wins where the upper one is below it, as it does not pass the schema.
+    let replicas = now.min(scaling.max_replicas.into()).max(scaling.min_replicas.into());
+    let value = json!({
+        "apiVersion": desired.kind.api_version(),
+        "kind": desired.kind.name(),
+        // Not over what anybody wrote in between.
+        "metadata": {"name": desired.name, "resourceVersion": live.resource_version()},
+        "spec": {"replicas": replicas},
+    });
+    let params = PatchParams::apply(HANDOVER_MANAGER).force();
+    let deployments = api(context, namespace, desired.kind);
+    deployments.patch(&desired.name, &params, &Patch::Apply(&value)).await.map_err(|source| {
+        Error::Apply {
+            what: format!("the replicas of Deployment {}", desired.name),
+            source: Box::new(source),
+        }
+    })?;
+    tracing::info!(namespace, deployment = desired.name, replicas, "handed the replicas to the autoscaler");
+    Ok(())
+}
+
+/// Whether the operator is the only owner of a field of the spec.
+fn only_ours(live: &DynamicObject, field: &str) -> bool {
+    let owners: Vec<_> = live
+        .managed_fields()
+        .iter()
+        .filter(|entry| {
+            entry.fields_v1.as_ref().is_some_and(|fields| fields.0["f:spec"].get(field).is_some())
+        })
+        .map(|entry| entry.manager.as_deref())
+        .collect();
+    owners == [Some(FIELD_MANAGER)]
 }
 
 fn owned(cluster: &RtcCluster, live: &DynamicObject) -> bool {

@@ -8,15 +8,16 @@ use super::{
     Error,
     dereference::Observed,
     plan::{Plan, PlannedNode, Reason},
+    requested,
     validate::Verdict,
 };
 
 /// A condition before it is compared with the last one.
 pub struct Fact {
-    kind: &'static str,
-    is: bool,
-    reason: &'static str,
-    message: String,
+    pub(super) kind: &'static str,
+    pub(super) is: bool,
+    pub(super) reason: &'static str,
+    pub(super) message: String,
 }
 
 /// Numbers that the conditions are about.
@@ -51,7 +52,7 @@ pub fn facts(
     let keys = keys(plan);
     let ready = ready(verdict, &signaling, &turn);
     let progressing = progressing(counts, &keys);
-    vec![
+    let mut facts = vec![
         ready,
         progressing,
         degraded(verdict, error),
@@ -62,7 +63,9 @@ pub fn facts(
         draining(plan),
         paused(cluster),
         pod_security(cluster, observed),
-    ]
+    ];
+    facts.extend(requested::facts(cluster, observed));
+    facts
 }
 
 /// Gives each fact the time of its last transition.
@@ -91,7 +94,7 @@ pub fn conditions(
         .collect()
 }
 
-fn fact(kind: &'static str, is: bool, reason: &'static str, message: impl Into<String>) -> Fact {
+pub(super) fn fact(kind: &'static str, is: bool, reason: &'static str, message: impl Into<String>) -> Fact {
     Fact { kind, is, reason, message: message.into() }
 }
 
@@ -163,7 +166,9 @@ fn signaling(counts: Counts) -> Fact {
     let Counts { signaling_ready: ready, signaling_desired: desired, .. } = counts;
     let message = format!("{ready}/{desired} signaling pods are ready");
     match (ready, desired) {
-        (_, 0) => fact(KIND, false, "ScaledToZero", "spec.signaling.replicas is 0; raise it"),
+        (_, 0) => {
+            fact(KIND, false, "ScaledToZero", "no signaling pod is wanted; raise the number of replicas")
+        }
         (0, _) if counts.redis_missing => fact(
             KIND,
             false,

@@ -1,6 +1,10 @@
 //! Reads everything that the later steps need. They read nothing themselves.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::IpAddr,
+    sync::{Mutex, PoisonError},
+};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::{
@@ -33,7 +37,7 @@ pub const DRAINING_ANNOTATION: &str = "rtc-operator.dev/draining-since";
 const POLLS_AT_A_TIME: usize = 64;
 
 /// Everything that the operator may have made for a cluster: the kind and the end of the name.
-pub const OWNED: [(Kind, &str); 12] = [
+pub const OWNED: [(Kind, &str); 13] = [
     (Kind::Secret, "keys"),
     (Kind::ConfigMap, "turn"),
     (Kind::ServiceAccount, "signaling"),
@@ -46,6 +50,7 @@ pub const OWNED: [(Kind, &str); 12] = [
     (Kind::DaemonSet, "turn"),
     (Kind::PodDisruptionBudget, "signaling"),
     (Kind::PodDisruptionBudget, "redis"),
+    (Kind::HorizontalPodAutoscaler, "signaling"),
 ];
 
 /// A TURN pod.
@@ -186,8 +191,14 @@ async fn objects(
     context: &Context,
     namespace: &str,
 ) -> Result<BTreeMap<(&'static str, String), DynamicObject>, Error> {
-    let cluster = cluster.name_any();
-    let wanted: Vec<_> = OWNED.iter().map(|(kind, suffix)| (*kind, format!("{cluster}-{suffix}"))).collect();
+    let (name, uid) = (cluster.name_any(), cluster.uid().unwrap_or_default());
+    let mut wanted = Vec::new();
+    for (kind, suffix) in &OWNED {
+        // What is not asked for and was seen gone need not be looked for again: only this operator makes it.
+        if kind.wanted(&cluster.spec) || !context.gone.contains(&uid, kind.name()) {
+            wanted.push((*kind, format!("{name}-{suffix}")));
+        }
+    }
     let found: Vec<_> = stream::iter(wanted)
         .map(|(kind, name)| async move {
             let found = api(context, namespace, kind).get_opt(&name).await;
@@ -197,7 +208,31 @@ async fn objects(
         .buffered(OWNED.len())
         .try_collect()
         .await?;
-    Ok(found.into_iter().flatten().collect())
+    let found: BTreeMap<_, _> = found.into_iter().flatten().collect();
+    for (kind, suffix) in &OWNED {
+        let there = found.contains_key(&(kind.name(), format!("{name}-{suffix}")));
+        context.gone.note(&uid, kind.name(), !there && !kind.wanted(&cluster.spec));
+    }
+    Ok(found)
+}
+
+/// Kinds of objects that a cluster has no more, by its uid.
+#[derive(Default)]
+pub struct Gone(Mutex<HashSet<(String, &'static str)>>);
+
+impl Gone {
+    fn contains(&self, uid: &str, kind: &'static str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&(uid.to_owned(), kind))
+    }
+
+    fn note(&self, uid: &str, kind: &'static str, gone: bool) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if gone {
+            all.insert((uid.to_owned(), kind));
+        } else {
+            all.remove(&(uid.to_owned(), kind));
+        }
+    }
 }
 
 fn read(what: String, source: kube::Error) -> Error {

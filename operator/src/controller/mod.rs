@@ -9,6 +9,7 @@ pub mod dereference;
 pub mod events;
 pub mod plan;
 pub mod poll;
+pub mod requested;
 pub mod status;
 pub mod validate;
 
@@ -36,6 +37,8 @@ pub struct Context {
     pub image: String,
     /// What was written last, so that what stands as it was written is not written again.
     pub written: apply::Written,
+    /// What need not be looked for any more.
+    pub gone: dereference::Gone,
     /// Failures in a row, by object.
     pub failures: Failures,
     /// Counters.

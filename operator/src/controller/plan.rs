@@ -14,8 +14,8 @@ use super::{
 use crate::{
     addresses::{self, Resolved},
     build::{
-        Build, Desired, Kind, configmap, daemonset, deployment, fingerprint, poddisruptionbudget, redis,
-        secret, service, serviceaccount,
+        Build, Desired, Kind, configmap, daemonset, deployment, fingerprint, horizontalpodautoscaler,
+        poddisruptionbudget, redis, secret, service, serviceaccount,
     },
     drain::{self, Move},
     rotation::{self, Readers, Requests},
@@ -136,6 +136,7 @@ pub fn plan(
     objects.push(service::build(&build));
     objects.push(deployment::build(&build));
     objects.extend(poddisruptionbudget::build(&build));
+    objects.extend(horizontalpodautoscaler::build(&build));
     objects.push(turn);
 
     let wanted: BTreeSet<_> =

@@ -79,8 +79,13 @@ fn small(count: usize) -> i32 {
 
 fn counts(cluster: &RtcCluster, observed: &Observed, plan: &Plan) -> Counts {
     let name = format!("{}-signaling", cluster.name_any());
-    let desired = cluster.spec.signaling.replicas;
     let deployment = observed.object(Kind::Deployment, &name);
+    let desired = match &cluster.spec.signaling.autoscaling {
+        None => cluster.spec.signaling.replicas,
+        Some(scaling) => deployment
+            .and_then(|object| i32::try_from(object.data["spec"]["replicas"].as_i64()?).ok())
+            .unwrap_or(scaling.min_replicas),
+    };
     let seen = deployment.is_some_and(|object| {
         object.data["status"]["observedGeneration"].as_i64() == object.metadata.generation
     });

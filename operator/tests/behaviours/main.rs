@@ -15,5 +15,6 @@ mod kubelet;
 mod others_fields_survive;
 mod rules_refuse_with_advice;
 mod server;
+mod signaling_follows_its_load;
 mod steady_state_writes_nothing;
 mod world;

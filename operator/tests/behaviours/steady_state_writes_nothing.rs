@@ -7,7 +7,14 @@ use crate::world::{World, versions};
 async fn steady_state_writes_nothing() {
     let world = World::new("steady", 2).await;
     // Notations that the API server changes are written once all the same.
-    world.apply(json!({"turn": {"resources": {"requests": {"cpu": "1000m"}}}})).await;
+    world
+        .apply(json!({
+            "turn": {"resources": {"requests": {"cpu": "1000m"}}},
+            "signaling": {"autoscaling": {"targetConnectionsPerPod": 1000}}
+        }))
+        .await;
+    // As the autoscaler would, from the one pod that a Deployment has until then.
+    world.scale(2).await;
     world.ready().await;
     world.reconcile(2).await;
     let (before, status) = (versions(&world).await, world.cluster().await.status);

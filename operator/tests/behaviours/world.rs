@@ -208,6 +208,7 @@ pub(crate) async fn versions(world: &World) -> Vec<(String, Option<String>)> {
             .map(|object| (format!("{} {}", K::kind(&()), object.name_any()), object.resource_version()))
             .collect()
     }
+    use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
     use k8s_openapi::api::{
         core::v1::{Service, ServiceAccount},
         policy::v1::PodDisruptionBudget,
@@ -219,6 +220,7 @@ pub(crate) async fn versions(world: &World) -> Vec<(String, Option<String>)> {
     all.extend(of::<Deployment>(world).await);
     all.extend(of::<DaemonSet>(world).await);
     all.extend(of::<PodDisruptionBudget>(world).await);
+    all.extend(of::<HorizontalPodAutoscaler>(world).await);
     all
 }
 

@@ -10,10 +10,13 @@ use crate::Duration;
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Signaling {
     /// How many signaling pods run. A room may span all of them. `kubectl scale rtc/NAME --replicas=N` sets
-    /// this too. Leave it out when `autoscaling` is set.
+    /// this too. Leave it out when `autoscaling` is set: `kubectl scale` is then refused, and `status.replicas`
+    /// tells how many there are.
     #[schemars(range(min = 0, max = 1000))]
     pub replicas: i32,
-    /// Let the load decide how many signaling pods run. Excludes `replicas`.
+    /// Let the load decide how many signaling pods run, by a HorizontalPodAutoscaler of the Deployment, whose
+    /// number of replicas the operator then leaves alone. Excludes `replicas`. Condition `AutoscalingActive`
+    /// tells whether the load can be measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub autoscaling: Option<Autoscaling>,
     /// How many members a room may have; 0 sets no limit. A member that joins a full room gets `full`.
@@ -69,12 +72,14 @@ pub struct Autoscaling {
     /// The most pods.
     #[schemars(range(min = 1, max = 1000))]
     pub max_replicas: i32,
-    /// Run so many pods that each has about this many connections. Excludes `targetCPUUtilization`.
+    /// Run so many pods that each has about this many connections. Excludes `targetCPUUtilization`. Needs an
+    /// adapter, such as prometheus-adapter, that serves the Pods metric `rtc_signaling_connections` as the sum
+    /// over its dialects.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub target_connections_per_pod: Option<u32>,
     /// Run so many pods that each uses about this percentage of the CPU that it requests. Excludes
-    /// `targetConnectionsPerPod`.
+    /// `targetConnectionsPerPod`. Needs metrics-server.
     #[serde(rename = "targetCPUUtilization", skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100))]
     pub target_cpu_utilization: Option<i32>,

@@ -1,0 +1,66 @@
+//! Conditions about what only some manifests ask for: there where it is asked for, and nowhere else. Pure.
+
+use rtc_operator_api::RtcCluster;
+use serde_json::Value;
+
+use super::{
+    conditions::{Fact, fact},
+    dereference::Observed,
+};
+use crate::build::{Kind, horizontalpodautoscaler::CONNECTIONS_METRIC};
+
+/// The conditions of what a manifest asks for.
+#[must_use]
+pub fn facts(cluster: &RtcCluster, observed: &Observed) -> Vec<Fact> {
+    autoscaling(cluster, observed).into_iter().collect()
+}
+
+/// What the autoscaler says of itself.
+fn autoscaling(cluster: &RtcCluster, observed: &Observed) -> Option<Fact> {
+    const KIND: &str = "AutoscalingActive";
+    let wanted = cluster.spec.signaling.autoscaling.as_ref()?;
+    let name = format!("{}-signaling", cluster.metadata.name.as_deref().unwrap_or_default());
+    let autoscaler = observed.object(Kind::HorizontalPodAutoscaler, &name);
+    let needs = if wanted.target_connections_per_pod.is_some() {
+        format!(
+            "targetConnectionsPerPod needs an adapter that serves the Pods metric {CONNECTIONS_METRIC} at \
+             custom.metrics.k8s.io, such as prometheus-adapter"
+        )
+    } else {
+        "targetCPUUtilization needs metrics-server, and a request for CPU in every container of the signaling pods"
+            .to_owned()
+    };
+    let active =
+        autoscaler.and_then(|object| condition(&object.data["status"]["conditions"], "ScalingActive"));
+    Some(match active {
+        None => fact(
+            KIND,
+            false,
+            "Pending",
+            format!("the HorizontalPodAutoscaler has not been looked at yet; {needs}"),
+        ),
+        Some(active) if active["status"] == "True" => fact(
+            KIND,
+            true,
+            "Active",
+            format!("HorizontalPodAutoscaler {name} decides how many signaling pods run"),
+        ),
+        Some(active) if active["reason"] == "ScalingDisabled" => fact(
+            KIND,
+            false,
+            "ScaledToZero",
+            format!(
+                "Deployment {name} was scaled to 0, which an autoscaler leaves alone; scale it to 1 or more"
+            ),
+        ),
+        Some(active) => {
+            let said = active["message"].as_str().unwrap_or("it cannot read its metric");
+            fact(KIND, false, "NoMetric", format!("{needs}; the HorizontalPodAutoscaler says: {said}"))
+        }
+    })
+}
+
+/// One of an object's own conditions.
+fn condition<'a>(conditions: &'a Value, kind: &str) -> Option<&'a Value> {
+    conditions.as_array()?.iter().find(|condition| condition["type"] == kind)
+}
