@@ -1,5 +1,6 @@
-//! `rtc`: a whole cluster on this machine, credentials, CRDs.
+//! `rtc`: a whole cluster on this machine, probes, credentials, CRDs.
 
+mod check;
 mod credentials;
 mod up;
 
@@ -21,6 +22,8 @@ struct Cli {
 enum Command {
     /// Run an RtcCluster manifest on this machine: signaling, TURN, rotating keys and a page
     Up(up::Options),
+    /// Find what a client would find: signaling, STUN, TURN, and how long each takes
+    Check(check::Options),
     /// Mint an `iceServers` object with a time-limited TURN credential
     Credentials(credentials::Options),
     /// Print the CustomResourceDefinitions, for `kubectl apply -f -`
@@ -31,16 +34,18 @@ enum Command {
 async fn main() -> ExitCode {
     let cli = Cli::parse();
     log::init(cli.log_format, "warn");
+    let done = |()| ExitCode::SUCCESS;
     let result = match cli.command {
-        Command::Up(options) => up::run(options).await,
-        Command::Credentials(options) => credentials::run(&options),
+        Command::Up(options) => up::run(options).await.map(done),
+        Command::Check(options) => check::run(options).await,
+        Command::Credentials(options) => credentials::run(&options).map(done),
         Command::Crd => {
             print!("{}", rtc_operator_api::crd_yaml());
-            Ok(())
+            Ok(ExitCode::SUCCESS)
         }
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("rtc: {error:#}");
             ExitCode::FAILURE

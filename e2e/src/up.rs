@@ -101,6 +101,20 @@ pub async fn refused(manifest: &Path, flags: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
+/// What `rtc check` reports, and whether it found all sound.
+///
+/// # Errors
+/// When it reports nothing.
+pub async fn check(flags: &[&str]) -> Result<(bool, serde_json::Value)> {
+    let mut command = Command::new(program()?);
+    command.arg("check").args(flags).args(["--output", "json"]).stdin(Stdio::null()).kill_on_drop(true);
+    let output =
+        tokio::time::timeout(PATIENCE, command.output()).await.context("`rtc check` does not end")??;
+    let said = || String::from_utf8_lossy(&output.stderr).into_owned();
+    let report = serde_json::from_slice(&output.stdout).with_context(said)?;
+    Ok((output.status.success(), report))
+}
+
 fn command(manifest: &Path, flags: &[&str]) -> Result<Command> {
     let mut command = Command::new(program()?);
     command.arg("up").arg(manifest).args(flags).stdin(Stdio::null()).kill_on_drop(true);

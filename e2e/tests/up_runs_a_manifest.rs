@@ -160,6 +160,47 @@ async fn rooms_may_live_in_a_real_redis() {
 }
 
 #[tokio::test]
+async fn rtc_check_finds_what_works_and_exits_1_for_what_does_not() {
+    let up = Up::start("examples/quickstart.yaml").await.unwrap();
+    let (sound, report) = up::check(&["--signaling", &up.ready.demo]).await.unwrap();
+    let steps = report["steps"].as_array().unwrap();
+    let worked = |step: &str| steps.iter().filter(|s| s["step"] == step && s["ok"] == true).count();
+    assert!(sound, "{report:#}");
+    assert_eq!((worked("join"), worked("allocate"), worked("relay")), (1, 2, 2), "{report:#}");
+
+    // nobody listens on this port
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let uri = format!("turn:{nobody}?transport=tcp");
+    let (sound, report) = up::check(&["--signaling", &up.ready.demo, "--turn", &uri]).await.unwrap();
+    let broken = report["steps"].as_array().unwrap().iter().find(|step| step["ok"] == false).unwrap();
+    assert!(!sound && broken["target"] == uri.as_str() && broken["step"] == "connect", "{report:#}");
+}
+
+#[tokio::test]
+async fn on_a_network_the_page_is_served_over_https_at_this_machines_own_address() {
+    let flags = ["--port", "0", "--turn-port", "0", "--lan"];
+    let up = Up::start_with(&example("quickstart.yaml"), &flags).await.unwrap();
+    let address: SocketAddr = up.ready.demo.strip_prefix("https://").unwrap().parse().unwrap();
+    assert!(!address.ip().is_loopback());
+    assert!(up.ready.turn.iter().all(|uri| uri.starts_with(&format!("turn:{}:", address.ip()))));
+
+    let mut tls = tokio::process::Command::new("openssl")
+        .args(["s_client", "-quiet", "-connect", &address.to_string()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("openssl is not on PATH: `apt-get install openssl`");
+    let request = format!("GET /r/phone HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    tls.stdin.as_mut().unwrap().write_all(request.as_bytes()).await.unwrap();
+    let mut page = String::new();
+    let read = tls.stdout.as_mut().unwrap().read_to_string(&mut page);
+    tokio::time::timeout(PATIENCE, read).await.expect("no page over TLS").unwrap();
+    assert!(page.starts_with("HTTP/1.1 200") && page.contains("<html"), "{page}");
+}
+
+#[tokio::test]
 async fn a_port_in_use_says_which_and_by_what_flag_to_change_it() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
