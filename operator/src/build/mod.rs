@@ -4,6 +4,8 @@ pub mod configmap;
 pub mod daemonset;
 pub mod deployment;
 pub mod horizontalpodautoscaler;
+pub mod httproute;
+pub mod ingress;
 pub mod pod;
 pub mod poddisruptionbudget;
 pub mod redis;
@@ -50,6 +52,10 @@ pub enum Kind {
     PodDisruptionBudget,
     /// autoscaling/v2
     HorizontalPodAutoscaler,
+    /// networking.k8s.io/v1
+    Ingress,
+    /// gateway.networking.k8s.io/v1, where the Gateway API is installed
+    HttpRoute,
 }
 
 impl Kind {
@@ -61,6 +67,8 @@ impl Kind {
             Self::Deployment | Self::DaemonSet => "apps/v1",
             Self::PodDisruptionBudget => "policy/v1",
             Self::HorizontalPodAutoscaler => "autoscaling/v2",
+            Self::Ingress => "networking.k8s.io/v1",
+            Self::HttpRoute => "gateway.networking.k8s.io/v1",
         }
     }
 
@@ -76,14 +84,19 @@ impl Kind {
             Self::DaemonSet => "DaemonSet",
             Self::PodDisruptionBudget => "PodDisruptionBudget",
             Self::HorizontalPodAutoscaler => "HorizontalPodAutoscaler",
+            Self::Ingress => "Ingress",
+            Self::HttpRoute => "HTTPRoute",
         }
     }
 
     /// Whether a spec has objects of this kind. Those of most kinds are always there.
     #[must_use]
-    pub const fn wanted(self, spec: &RtcClusterSpec) -> bool {
+    pub fn wanted(self, spec: &RtcClusterSpec) -> bool {
+        let route = spec.signaling.route.as_ref();
         match self {
             Self::HorizontalPodAutoscaler => spec.signaling.autoscaling.is_some(),
+            Self::Ingress => route.is_some_and(|route| route.ingress.is_some()),
+            Self::HttpRoute => route.is_some_and(|route| route.gateway.is_some()),
             _ => true,
         }
     }

@@ -1,7 +1,7 @@
 //! Reads everything that the later steps need. They read nothing themselves.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     net::IpAddr,
     sync::{Mutex, PoisonError},
 };
@@ -37,7 +37,7 @@ pub const DRAINING_ANNOTATION: &str = "rtc-operator.dev/draining-since";
 const POLLS_AT_A_TIME: usize = 64;
 
 /// Everything that the operator may have made for a cluster: the kind and the end of the name.
-pub const OWNED: [(Kind, &str); 13] = [
+pub const OWNED: [(Kind, &str); 15] = [
     (Kind::Secret, "keys"),
     (Kind::ConfigMap, "turn"),
     (Kind::ServiceAccount, "signaling"),
@@ -51,6 +51,8 @@ pub const OWNED: [(Kind, &str); 13] = [
     (Kind::PodDisruptionBudget, "signaling"),
     (Kind::PodDisruptionBudget, "redis"),
     (Kind::HorizontalPodAutoscaler, "signaling"),
+    (Kind::Ingress, "signaling"),
+    (Kind::HttpRoute, "signaling"),
 ];
 
 /// A TURN pod.
@@ -118,6 +120,8 @@ pub struct Observed {
     pub fleet: Option<Fleet>,
     /// The objects that exist, by kind and name.
     pub objects: BTreeMap<(&'static str, String), DynamicObject>,
+    /// Kinds that this API server does not know, since their CustomResourceDefinitions are not installed.
+    pub unserved: BTreeSet<&'static str>,
     /// The TURN pods, by name.
     pub turn: Vec<TurnPod>,
     /// The signaling pods, by name.
@@ -142,7 +146,7 @@ impl Observed {
 /// [`Error::Read`] when the API server does not answer. A pod that does not is no error.
 pub async fn dereference(cluster: &RtcCluster, context: &Context) -> Result<Observed, Error> {
     let namespace = cluster.namespace().unwrap_or_default();
-    let objects = objects(cluster, context, &namespace).await?;
+    let (objects, unserved) = objects(cluster, context, &namespace).await?;
     let name = cluster.name_any();
     let secret = objects.get(&(Kind::Secret.name(), format!("{name}-keys")));
     let ring = secret.map(stored).unwrap_or_default();
@@ -175,6 +179,7 @@ pub async fn dereference(cluster: &RtcCluster, context: &Context) -> Result<Obse
         nodes,
         pod_security: pod_security(context, &namespace).await?,
         objects,
+        unserved,
     })
 }
 
@@ -186,11 +191,13 @@ pub fn api(context: &Context, namespace: &str, kind: Kind) -> Api<DynamicObject>
     Api::namespaced_with(context.client.clone(), namespace, &resource)
 }
 
+type Objects = BTreeMap<(&'static str, String), DynamicObject>;
+
 async fn objects(
     cluster: &RtcCluster,
     context: &Context,
     namespace: &str,
-) -> Result<BTreeMap<(&'static str, String), DynamicObject>, Error> {
+) -> Result<(Objects, BTreeSet<&'static str>), Error> {
     let (name, uid) = (cluster.name_any(), cluster.uid().unwrap_or_default());
     let mut wanted = Vec::new();
     for (kind, suffix) in &OWNED {
@@ -201,19 +208,29 @@ async fn objects(
     }
     let found: Vec<_> = stream::iter(wanted)
         .map(|(kind, name)| async move {
-            let found = api(context, namespace, kind).get_opt(&name).await;
-            let found = found.map_err(|source| read(format!("{} {name}", kind.name()), source))?;
-            Ok::<_, Error>(found.map(|object| ((kind.name(), name), object)))
+            let found = match api(context, namespace, kind).get(&name).await {
+                Ok(object) => Some(object),
+                Err(kube::Error::Api(status)) if status.code == 404 => {
+                    // Only who knows the kind can say which object is missing.
+                    if status.details.as_ref().is_none_or(|details| details.name.is_empty()) {
+                        return Ok((Some(kind.name()), None));
+                    }
+                    None
+                }
+                Err(source) => return Err(read(format!("{} {name}", kind.name()), source)),
+            };
+            Ok::<_, Error>((None, found.map(|object| ((kind.name(), name), object))))
         })
         .buffered(OWNED.len())
         .try_collect()
         .await?;
-    let found: BTreeMap<_, _> = found.into_iter().flatten().collect();
+    let unserved = found.iter().filter_map(|(unserved, _)| *unserved).collect();
+    let found: Objects = found.into_iter().filter_map(|(_, object)| object).collect();
     for (kind, suffix) in &OWNED {
         let there = found.contains_key(&(kind.name(), format!("{name}-{suffix}")));
         context.gone.note(&uid, kind.name(), !there && !kind.wanted(&cluster.spec));
     }
-    Ok(found)
+    Ok((found, unserved))
 }
 
 /// Kinds of objects that a cluster has no more, by its uid.

@@ -15,7 +15,7 @@ use crate::{
     addresses::{self, Resolved},
     build::{
         Build, Desired, Kind, configmap, daemonset, deployment, fingerprint, horizontalpodautoscaler,
-        poddisruptionbudget, redis, secret, service, serviceaccount,
+        httproute, ingress, poddisruptionbudget, redis, secret, service, serviceaccount,
     },
     drain::{self, Move},
     rotation::{self, Readers, Requests},
@@ -137,7 +137,10 @@ pub fn plan(
     objects.push(deployment::build(&build));
     objects.extend(poddisruptionbudget::build(&build));
     objects.extend(horizontalpodautoscaler::build(&build));
+    objects.extend(ingress::build(&build));
+    objects.extend(httproute::build(&build));
     objects.push(turn);
+    objects.retain(|object| !observed.unserved.contains(object.kind.name()));
 
     let wanted: BTreeSet<_> =
         objects.iter().map(|object| (object.kind.name(), object.name.clone())).collect();

@@ -12,7 +12,7 @@ use crate::build::{Kind, horizontalpodautoscaler::CONNECTIONS_METRIC};
 /// The conditions of what a manifest asks for.
 #[must_use]
 pub fn facts(cluster: &RtcCluster, observed: &Observed) -> Vec<Fact> {
-    autoscaling(cluster, observed).into_iter().collect()
+    autoscaling(cluster, observed).into_iter().chain(route(cluster, observed)).collect()
 }
 
 /// What the autoscaler says of itself.
@@ -57,6 +57,45 @@ fn autoscaling(cluster: &RtcCluster, observed: &Observed) -> Option<Fact> {
             let said = active["message"].as_str().unwrap_or("it cannot read its metric");
             fact(KIND, false, "NoMetric", format!("{needs}; the HorizontalPodAutoscaler says: {said}"))
         }
+    })
+}
+
+/// Whether the way in from outside is there.
+fn route(cluster: &RtcCluster, observed: &Observed) -> Option<Fact> {
+    const KIND: &str = "RouteReady";
+    let route = cluster.spec.signaling.route.as_ref()?;
+    let name = format!("{}-signaling", cluster.metadata.name.as_deref().unwrap_or_default());
+    if route.gateway.is_none() {
+        let there = observed.object(Kind::Ingress, &name).is_some();
+        return Some(match there {
+            true => fact(KIND, true, "IngressApplied", format!("Ingress {name} leads to the signaling pods")),
+            false => fact(KIND, false, "Pending", format!("Ingress {name} is not there yet")),
+        });
+    }
+    if observed.unserved.contains(Kind::HttpRoute.name()) {
+        let message = "this cluster does not serve gateway.networking.k8s.io/v1 HTTPRoutes; install the \
+                       CustomResourceDefinitions of the Gateway API (its standard channel, 1.0 or later) and a \
+                       controller for them, or use route.ingress; this is looked at again every 30s";
+        return Some(fact(KIND, false, "GatewayApiMissing", message));
+    }
+    let parents =
+        observed.object(Kind::HttpRoute, &name).and_then(|r| r.data["status"]["parents"].as_array());
+    let accepted: Vec<_> = parents
+        .into_iter()
+        .flatten()
+        .filter_map(|parent| condition(&parent["conditions"], "Accepted"))
+        .collect();
+    Some(match accepted.iter().find(|accepted| accepted["status"] != "True") {
+        Some(refused) => {
+            let said = refused["message"].as_str().unwrap_or_default();
+            fact(KIND, false, "NotAccepted", format!("a Gateway does not take HTTPRoute {name}: {said}"))
+        }
+        None if accepted.is_empty() => {
+            let message =
+                format!("no Gateway has taken HTTPRoute {name} yet; see that route.gateway.parentRefs exist");
+            fact(KIND, false, "Pending", message)
+        }
+        None => fact(KIND, true, "Accepted", format!("every Gateway has taken HTTPRoute {name}")),
     })
 }
 

@@ -198,10 +198,19 @@ fn endpoints(cluster: &RtcCluster, plan: &Plan) -> Endpoints {
             })
         })
     });
-    Endpoints {
-        signaling: vec![format!("http://{}-signaling.{namespace}.svc", cluster.name_any())],
-        turn: turn.take(MOST_ENDPOINTS).collect(),
-    }
+    let mut signaling = routed(cluster);
+    signaling.push(format!("http://{}-signaling.{namespace}.svc", cluster.name_any()));
+    Endpoints { signaling, turn: turn.take(MOST_ENDPOINTS).collect() }
+}
+
+/// Where clients from outside are led in. Of a Gateway only the host is known, not whether it ends TLS.
+fn routed(cluster: &RtcCluster) -> Vec<String> {
+    let Some(route) = &cluster.spec.signaling.route else { return Vec::new() };
+    let ingress = route.ingress.iter().map(|ingress| {
+        let scheme = if ingress.tls_secret_name.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", ingress.host)
+    });
+    ingress.chain(route.gateway.iter().flat_map(|gateway| gateway.hostnames.iter().cloned())).collect()
 }
 
 /// Writes a status that differs.

@@ -55,7 +55,6 @@ pub fn validate(cluster: &RtcCluster) -> Verdict {
         ),
     ]);
     verdict.without_effect = list(&[
-        (signaling.route.is_some(), "signaling.route"),
         (turn.addresses.stun_server.is_some(), "turn.addresses.stunServer"),
         (turn.quotas.bandwidth_per_allocation > 0, "turn.quotas.bandwidthPerAllocation"),
         (spec.monitoring.service_monitor, "monitoring.serviceMonitor"),

@@ -13,6 +13,7 @@ mod deletion_leaves_nothing;
 mod keys_rotate_when_all_have_them;
 mod kubelet;
 mod others_fields_survive;
+mod routes_lead_in;
 mod rules_refuse_with_advice;
 mod server;
 mod signaling_follows_its_load;

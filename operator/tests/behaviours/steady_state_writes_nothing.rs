@@ -10,7 +10,10 @@ async fn steady_state_writes_nothing() {
     world
         .apply(json!({
             "turn": {"resources": {"requests": {"cpu": "1000m"}}},
-            "signaling": {"autoscaling": {"targetConnectionsPerPod": 1000}}
+            "signaling": {
+                "autoscaling": {"targetConnectionsPerPod": 1000},
+                "route": {"ingress": {"host": "calls.example.com", "tlsSecretName": "calls-tls"}}
+            }
         }))
         .await;
     // As the autoscaler would, from the one pod that a Deployment has until then.

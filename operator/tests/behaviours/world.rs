@@ -208,7 +208,7 @@ pub(crate) async fn versions(world: &World) -> Vec<(String, Option<String>)> {
             .map(|object| (format!("{} {}", K::kind(&()), object.name_any()), object.resource_version()))
             .collect()
     }
-    use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+    use k8s_openapi::api::{autoscaling::v2::HorizontalPodAutoscaler, networking::v1::Ingress};
     use k8s_openapi::api::{
         core::v1::{Service, ServiceAccount},
         policy::v1::PodDisruptionBudget,
@@ -221,7 +221,34 @@ pub(crate) async fn versions(world: &World) -> Vec<(String, Option<String>)> {
     all.extend(of::<DaemonSet>(world).await);
     all.extend(of::<PodDisruptionBudget>(world).await);
     all.extend(of::<HorizontalPodAutoscaler>(world).await);
+    all.extend(of::<Ingress>(world).await);
     all
+}
+
+/// Installs a definition that takes everything, for objects of somebody else's kind.
+pub(crate) async fn define(client: &Client, group: &str, version: &str, kind: &str, plural: &str) {
+    use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+    let name = format!("{plural}.{group}");
+    let definition = json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {
+            "name": name,
+            // Without it the API server keeps groups of *.k8s.io to itself.
+            "annotations": {"api-approved.kubernetes.io": "unapproved, for a test"},
+        },
+        "spec": {
+            "group": group, "scope": "Namespaced",
+            "names": {"kind": kind, "plural": plural, "singular": kind.to_lowercase(), "listKind": format!("{kind}List")},
+            "versions": [{
+                "name": version, "served": true, "storage": true, "subresources": {"status": {}},
+                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}},
+            }],
+        },
+    });
+    let definitions = Api::<CustomResourceDefinition>::all(client.clone());
+    definitions.create(&Default::default(), &serde_json::from_value(definition).unwrap()).await.unwrap();
+    let established = kube::runtime::conditions::is_crd_established();
+    kube::runtime::wait::await_condition(definitions, &name, established).await.unwrap();
 }
 
 /// Keeps the compiler from asking for a name where a future is expected.

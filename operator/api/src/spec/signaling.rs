@@ -30,7 +30,8 @@ pub struct Signaling {
     /// Serve TLS from the signaling pods themselves. Leave it out where a Gateway or an Ingress ends TLS.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
-    /// How clients outside the cluster reach the signaling Service.
+    /// How clients outside the cluster reach the signaling Service. `status.endpoints.signaling` names the host,
+    /// and condition `RouteReady` tells whether it is led in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub route: Option<Route>,
     /// What happens to the connections of a pod that shall stop.
@@ -141,10 +142,11 @@ pub struct Jwt {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Route {
-    /// Create an HTTPRoute of the Gateway API.
+    /// Create an HTTPRoute. Needs the CustomResourceDefinitions of the Gateway API (`gateway.networking.k8s.io/v1`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gateway: Option<Gateway>,
-    /// Create an Ingress.
+    /// Create an Ingress. Annotations that others put on it, such as time limits for its controller or an issuer
+    /// for cert-manager, stay.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ingress: Option<Ingress>,
 }
