@@ -39,6 +39,10 @@ const DRAIN: Duration = Duration::from_secs(3);
 /// How long TURN may take until it has relayed to itself.
 const READY: Duration = Duration::from_secs(10);
 
+/// Its own errors name the flags of `rtc-turn`; these are ours.
+const TURN_CANNOT_START: &str = "the TURN server cannot start: choose another port with --turn-port, or other relay \
+     ports in spec.turn.relayPorts";
+
 /// Flags of `rtc up`.
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -202,10 +206,8 @@ async fn start_turn(
         node: Some(NODE.into()),
         ..rtc_turn::Settings::default()
     };
-    let config = settings.resolve().context("spec.turn")?;
-    let handle = rtc_turn::Server::start(config).await.context(
-        "the TURN server cannot start; --turn-port chooses another port, spec.turn.relayPorts other relay ports",
-    )?;
+    let config = settings.resolve().context(TURN_CANNOT_START)?;
+    let handle = rtc_turn::Server::start(config).await.context(TURN_CANNOT_START)?;
     fleet.listeners = handle
         .local_addrs()
         .iter()
