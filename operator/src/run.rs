@@ -120,6 +120,7 @@ pub async fn run(
                     Reporter { controller: FIELD_MANAGER.to_owned(), instance: Some(identity.clone()) },
                 ),
                 image: arguments.image,
+                namespace: arguments.lease_namespace,
                 written: Default::default(),
                 gone: Default::default(),
                 failures: Default::default(),

@@ -66,7 +66,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   resources: [horizontalpodautoscalers]
   verbs: [get, create, patch, delete]
 - apiGroups: [networking.k8s.io]
-  resources: [ingresses]
+  resources: [ingresses, networkpolicies]
   verbs: [get, create, patch, delete]
 # read where the Gateway API is not installed too, to find out
 - apiGroups: [gateway.networking.k8s.io]

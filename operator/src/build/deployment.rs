@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::{Build, Desired, KEYS_DIR, Kind, TURN_DIR, pod};
 
-const PORT: u16 = 8080;
-const ADMIN: u16 = 9642;
+pub(super) const PORT: u16 = 8080;
+pub(super) const ADMIN: u16 = 9642;
 
 /// The Deployment of the signaling pods.
 #[must_use]

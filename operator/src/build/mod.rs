@@ -6,6 +6,7 @@ pub mod deployment;
 pub mod horizontalpodautoscaler;
 pub mod httproute;
 pub mod ingress;
+pub mod networkpolicy;
 pub mod pod;
 pub mod poddisruptionbudget;
 pub mod redis;
@@ -54,6 +55,8 @@ pub enum Kind {
     HorizontalPodAutoscaler,
     /// networking.k8s.io/v1
     Ingress,
+    /// networking.k8s.io/v1
+    NetworkPolicy,
     /// gateway.networking.k8s.io/v1, where the Gateway API is installed
     HttpRoute,
 }
@@ -67,7 +70,7 @@ impl Kind {
             Self::Deployment | Self::DaemonSet => "apps/v1",
             Self::PodDisruptionBudget => "policy/v1",
             Self::HorizontalPodAutoscaler => "autoscaling/v2",
-            Self::Ingress => "networking.k8s.io/v1",
+            Self::Ingress | Self::NetworkPolicy => "networking.k8s.io/v1",
             Self::HttpRoute => "gateway.networking.k8s.io/v1",
         }
     }
@@ -85,6 +88,7 @@ impl Kind {
             Self::PodDisruptionBudget => "PodDisruptionBudget",
             Self::HorizontalPodAutoscaler => "HorizontalPodAutoscaler",
             Self::Ingress => "Ingress",
+            Self::NetworkPolicy => "NetworkPolicy",
             Self::HttpRoute => "HTTPRoute",
         }
     }

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::{Build, Desired, Kind, pod};
 
+pub(super) const PORT: u16 = 6379;
 /// The uid of `redis` in the official image.
 const UID: i64 = 999;
 
@@ -28,7 +29,7 @@ pub fn build(build: &Build<'_>) -> Vec<Desired> {
                 "image": managed.image,
                 "imagePullPolicy": "IfNotPresent",
                 "args": ["redis-server", "--save", "", "--appendonly", "no", "--protected-mode", "no"],
-                "ports": [{"name": "redis", "containerPort": 6379, "protocol": "TCP"}],
+                "ports": [{"name": "redis", "containerPort": PORT, "protocol": "TCP"}],
                 "readinessProbe": probe,
                 "livenessProbe": probe,
                 "resources": managed.resources,
@@ -57,7 +58,7 @@ pub fn build(build: &Build<'_>) -> Vec<Desired> {
             "redis",
             json!({"spec": {
                 "selector": build.selector("redis"),
-                "ports": [{"name": "redis", "port": 6379, "targetPort": "redis", "protocol": "TCP"}],
+                "ports": [{"name": "redis", "port": PORT, "targetPort": "redis", "protocol": "TCP"}],
             }}),
         ),
     ]

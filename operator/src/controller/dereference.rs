@@ -37,7 +37,7 @@ pub const DRAINING_ANNOTATION: &str = "rtc-operator.dev/draining-since";
 const POLLS_AT_A_TIME: usize = 64;
 
 /// Everything that the operator may have made for a cluster: the kind and the end of the name.
-pub const OWNED: [(Kind, &str); 15] = [
+pub const OWNED: [(Kind, &str); 17] = [
     (Kind::Secret, "keys"),
     (Kind::ConfigMap, "turn"),
     (Kind::ServiceAccount, "signaling"),
@@ -52,6 +52,8 @@ pub const OWNED: [(Kind, &str); 15] = [
     (Kind::PodDisruptionBudget, "redis"),
     (Kind::HorizontalPodAutoscaler, "signaling"),
     (Kind::Ingress, "signaling"),
+    (Kind::NetworkPolicy, "signaling"),
+    (Kind::NetworkPolicy, "redis"),
     (Kind::HttpRoute, "signaling"),
 ];
 

@@ -35,6 +35,8 @@ pub struct Context {
     pub recorder: Recorder,
     /// The image of the operator, and of its pods unless a manifest names another.
     pub image: String,
+    /// The operator's own namespace.
+    pub namespace: String,
     /// What was written last, so that what stands as it was written is not written again.
     pub written: apply::Written,
     /// What need not be looked for any more.
@@ -149,7 +151,7 @@ pub async fn reconcile(
 async fn run(cluster: &RtcCluster, context: &Context) -> Result<Action, Error> {
     let observed = dereference::dereference(cluster, context).await?;
     let verdict = validate::validate(cluster);
-    let plan = plan::plan(cluster, &observed, &verdict, &context.image)?;
+    let plan = plan::plan(cluster, &observed, &verdict, &context.image, &context.namespace)?;
     let outcome = apply::apply(cluster, &observed, &plan, context).await;
     let new = status::build(cluster, &observed, &plan, &verdict, outcome.error.as_ref());
     // Told before the status is written: what is announced twice after a crash is better than never.

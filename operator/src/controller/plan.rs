@@ -15,7 +15,7 @@ use crate::{
     addresses::{self, Resolved},
     build::{
         Build, Desired, Kind, configmap, daemonset, deployment, fingerprint, horizontalpodautoscaler,
-        httproute, ingress, poddisruptionbudget, redis, secret, service, serviceaccount,
+        httproute, ingress, networkpolicy, poddisruptionbudget, redis, secret, service, serviceaccount,
     },
     drain::{self, Move},
     rotation::{self, Readers, Requests},
@@ -92,6 +92,7 @@ pub fn plan(
     observed: &Observed,
     verdict: &Verdict,
     own_image: &str,
+    own_namespace: &str,
 ) -> Result<Plan, Error> {
     let build = Build::new(cluster, own_image);
     let spec = &cluster.spec;
@@ -134,6 +135,7 @@ pub fn plan(
     }
     objects.extend(redis);
     objects.push(service::build(&build));
+    objects.extend(networkpolicy::build(&build, own_namespace));
     objects.push(deployment::build(&build));
     objects.extend(poddisruptionbudget::build(&build));
     objects.extend(horizontalpodautoscaler::build(&build));

@@ -12,6 +12,7 @@ mod an_empty_spec_runs;
 mod deletion_leaves_nothing;
 mod keys_rotate_when_all_have_them;
 mod kubelet;
+mod only_who_must_connects;
 mod others_fields_survive;
 mod routes_lead_in;
 mod rules_refuse_with_advice;

@@ -208,7 +208,10 @@ pub(crate) async fn versions(world: &World) -> Vec<(String, Option<String>)> {
             .map(|object| (format!("{} {}", K::kind(&()), object.name_any()), object.resource_version()))
             .collect()
     }
-    use k8s_openapi::api::{autoscaling::v2::HorizontalPodAutoscaler, networking::v1::Ingress};
+    use k8s_openapi::api::{
+        autoscaling::v2::HorizontalPodAutoscaler,
+        networking::v1::{Ingress, NetworkPolicy},
+    };
     use k8s_openapi::api::{
         core::v1::{Service, ServiceAccount},
         policy::v1::PodDisruptionBudget,
@@ -222,6 +225,7 @@ pub(crate) async fn versions(world: &World) -> Vec<(String, Option<String>)> {
     all.extend(of::<PodDisruptionBudget>(world).await);
     all.extend(of::<HorizontalPodAutoscaler>(world).await);
     all.extend(of::<Ingress>(world).await);
+    all.extend(of::<NetworkPolicy>(world).await);
     all
 }
 

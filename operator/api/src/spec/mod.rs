@@ -63,6 +63,8 @@ pub struct RtcClusterSpec {
     pub credentials: Credentials,
     /// Objects for the Prometheus operator. They need its CustomResourceDefinitions in the cluster.
     pub monitoring: Monitoring,
+    /// Who may connect to the pods.
+    pub network_policies: NetworkPolicies,
 }
 
 /// Objects for the Prometheus operator.
@@ -73,6 +75,24 @@ pub struct Monitoring {
     pub service_monitor: bool,
     /// Create a PrometheusRule with alerts.
     pub rules: bool,
+}
+
+/// Who may connect to the pods, where the cluster's network enforces NetworkPolicies.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct NetworkPolicies {
+    /// Create NetworkPolicies: everyone may connect to the signaling port, only the operator's namespace and
+    /// namespaces with the label `rtc-operator.dev/monitoring: "true"` to the signaling pods' admin port, and only
+    /// this RtcCluster's signaling pods to the managed Redis. TURN pods are on the network of their nodes, where
+    /// the nodes' firewall decides. Set it to false where you keep policies of your own, or where `podTemplate`
+    /// adds containers that listen.
+    pub enabled: bool,
+}
+
+impl Default for NetworkPolicies {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
 }
 
 /// Names a Secret in the namespace of the RtcCluster.

@@ -18,7 +18,7 @@ fn cluster() -> RtcCluster {
 }
 
 fn decide(cluster: &RtcCluster, observed: &Observed) -> Plan {
-    plan(cluster, observed, &validate(cluster), IMAGE).unwrap()
+    plan(cluster, observed, &validate(cluster), IMAGE, "rtc-system").unwrap()
 }
 
 fn find<'a>(plan: &'a Plan, kind: Kind, name: &str) -> &'a Desired {
@@ -97,6 +97,30 @@ fn nothing_is_privileged_and_no_pod_has_a_token() {
         }
     }
     assert_eq!(seen, 3);
+}
+
+#[test]
+fn redis_answers_signaling_alone_and_admin_ports_those_who_ask_for_a_living() {
+    let plan = decide(&cluster(), &Observed::default());
+    let ingress = |name: &str| find(&plan, Kind::NetworkPolicy, name).value["spec"]["ingress"].clone();
+    let from = json!([{"podSelector": {"matchLabels": {
+        "rtc-operator.dev/cluster": "calls", "app.kubernetes.io/component": "signaling"
+    }}}]);
+    assert_eq!(ingress("calls-redis"), json!([{"ports": [{"port": 6379, "protocol": "TCP"}], "from": from}]));
+    let namespaces = |label: &str, value: &str| json!({"namespaceSelector": {"matchLabels": {label: value}}});
+    let admin = json!([
+        namespaces("kubernetes.io/metadata.name", "rtc-system"),
+        namespaces("rtc-operator.dev/monitoring", "true")
+    ]);
+    assert_eq!(
+        ingress("calls-signaling"),
+        json!([{"ports": [{"port": 8080, "protocol": "TCP"}]},
+               {"ports": [{"port": 9642, "protocol": "TCP"}], "from": admin}])
+    );
+    let mut without = cluster();
+    without.spec.network_policies.enabled = false;
+    let plan = decide(&without, &Observed::default());
+    assert!(plan.objects.iter().all(|object| object.kind != Kind::NetworkPolicy));
 }
 
 #[test]
