@@ -33,7 +33,9 @@ enum Command {
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
-        Command::Test(args) => test::run(&args),
+        // its report has said already what failed
+        Command::Test(args) if !test::run(&args) => return ExitCode::FAILURE,
+        Command::Test(_) => Ok(()),
         Command::Image(args) => image::run(&args),
         Command::Crds => crds::write(),
     };

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 /// How many tests passed and failed.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
@@ -72,11 +72,9 @@ impl Report {
         passed
     }
 
-    /// Prints the table and the closing line.
-    ///
-    /// # Errors
-    /// When a step failed, or nothing ran at all.
-    pub(crate) fn close(self) -> Result<()> {
+    /// Prints the table and the closing line, and says whether all of it passed: no
+    /// step failed, and something ran at all.
+    pub(crate) fn close(self) -> bool {
         let width = self.rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0);
         println!("\n{:width$}  {:>7}  {:>7}  {:>8}", "step", "passed", "failed", "time");
         let mut total = Counts::default();
@@ -92,14 +90,11 @@ impl Report {
             total.failed += counts.failed;
         }
         println!("{:width$}  {:>7}  {:>7}  {:>8}", "", "", "", seconds(self.started.elapsed()));
+        if total == Counts::default() {
+            println!("\nno test has that in its name");
+        }
         println!("\n{} passed, {} failed", total.passed, total.failed);
-        if total.failed > 0 {
-            bail!("see the steps marked above");
-        }
-        if total.passed == 0 {
-            bail!("no test has that in its name");
-        }
-        Ok(())
+        total.failed == 0 && total.passed > 0
     }
 }
 
