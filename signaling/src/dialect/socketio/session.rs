@@ -188,7 +188,9 @@ impl Session {
             }
             packet::Received::Event { name, arguments } => self.event(state, &name, &arguments).await,
             packet::Received::Ignored => {}
-            packet::Received::Disconnect | packet::Received::Bad => return false,
+            // the client ends the session below by itself, and may poll until then
+            packet::Received::Disconnect => self.leave(state, Reason::Left).await,
+            packet::Received::Bad => return false,
         }
         true
     }
