@@ -57,6 +57,16 @@ pub(crate) fn uuid() -> Uuid {
     uuid::Builder::from_random_bytes(bytes()).into_uuid()
 }
 
+/// A member whose id is a UUID.
+#[must_use]
+pub(crate) fn uuid_member() -> MemberId {
+    match uuid().to_string().parse() {
+        Ok(member) => member,
+        // hexadecimal digits and hyphens are within a member's alphabet
+        Err(_) => unreachable!("a UUID is no member"),
+    }
+}
+
 /// What is stored of a secret.
 #[must_use]
 pub(crate) fn hash(secret: &str) -> String {

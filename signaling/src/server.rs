@@ -5,6 +5,7 @@ use crate::{
     arrival::{Arrival, sized},
     auth::{Origins, Policy},
     dialect::{
+        matchbox,
         native::Native,
         peerjs,
         socketio::{self, SocketIo, Table},
@@ -184,6 +185,7 @@ impl Server {
                 .merge(socketio::router())
                 .merge(peerjs::router())
                 .merge(ywebrtc::router())
+                .merge(matchbox::router())
                 .merge(web::router())
                 .with_state(self.weak_state())
         };

@@ -6,9 +6,11 @@
 //! | [`socketio`] | `io('http://HOST')` | by name, the same |
 //! | `peerjs` | `new Peer(id, {host, port, path: '/'})` | one for each id, under its key |
 //! | `ywebrtc` | `signaling: ['ws://HOST/y-webrtc']` | one for each topic |
+//! | `matchbox` | `WebRtcSocket::new_reliable("ws://HOST/matchbox/ROOM?next=2")` | by name, or one for each group |
 //!
-//! The last two say what only their own kind understands, so no other dialect enters their rooms.
+//! The last three say what only their own kind understands, so no other dialect enters their rooms.
 
+pub(crate) mod matchbox;
 pub mod native;
 pub(crate) mod peerjs;
 pub mod socketio;
