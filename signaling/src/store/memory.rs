@@ -16,17 +16,20 @@ use std::{
 
 const SHARDS: usize = 64;
 
-#[derive(Default)]
-struct Slot {
-    room: Option<Room>,
-    hosts: Vec<(ReplicaId, Weak<dyn Listener>)>,
-}
+type Rooms = HashMap<RoomName, Room>;
+type Hosts = HashMap<RoomName, Vec<(ReplicaId, Weak<dyn Listener>)>>;
 
-type Shard = HashMap<RoomName, Slot>;
+/// Replicas are called with `rooms` locked, and come with their own locks held to say what they host: that
+/// must wait for nobody who calls them. So nothing is called while `hosts` is locked.
+#[derive(Default)]
+struct Shard {
+    rooms: Mutex<Rooms>,
+    hosts: Mutex<Hosts>,
+}
 
 struct Inner {
     limits: RoomLimits,
-    shards: Vec<Mutex<Shard>>,
+    shards: Vec<Shard>,
     hasher: RandomState,
     start: Instant,
     /// The last epoch that was given out.
@@ -53,7 +56,7 @@ impl MemoryRooms {
     /// No rooms yet.
     #[must_use]
     pub fn new(limits: RoomLimits) -> Self {
-        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        let shards = (0..SHARDS).map(|_| Shard::default()).collect();
         // a restarted process must not give an epoch that a client has seen of the last one
         let epoch = AtomicU64::new(rtc_service::clock::unix_now() * 1_000_000);
         Self(Arc::new(Inner { limits, shards, hasher: RandomState::new(), start: Instant::now(), epoch }))
@@ -92,51 +95,54 @@ impl MemoryStore {
         self.inner.epoch.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    fn lock(&self, room: &RoomName) -> MutexGuard<'_, Shard> {
+    fn shard(&self, room: &RoomName) -> &Shard {
         let shard = usize::try_from(self.inner.hasher.hash_one(room) % SHARDS as u64).unwrap_or(0);
-        self.inner.shards[shard].lock().unwrap_or_else(PoisonError::into_inner)
+        &self.inner.shards[shard]
     }
 
     /// Does something to a room and delivers what comes of it, in order: nothing else happens to the room
     /// meanwhile.
     fn with<T>(&self, name: &RoomName, act: impl FnOnce(&mut Room) -> Result<T, Refusal>) -> Outcome<T> {
-        let mut shard = self.lock(name);
-        let slot = shard.get_mut(name);
-        let Some((room, hosts)) = slot.and_then(|slot| Some((slot.room.as_mut()?, &mut slot.hosts))) else {
-            return Err(Refusal::UnknownSession.into());
-        };
+        let shard = self.shard(name);
+        let mut rooms = shard.rooms();
+        let Some(room) = rooms.get_mut(name) else { return Err(Refusal::UnknownSession.into()) };
         let result = act(room);
-        deliver(name, room, hosts);
-        tidy(&mut shard, name);
+        shard.deliver(name, room);
+        if room.is_empty() {
+            rooms.remove(name);
+        }
         Ok(result?)
     }
 
     fn with_new<T>(&self, name: &RoomName, max: u32, act: impl FnOnce(&mut Room) -> T) -> T {
-        let mut shard = self.lock(name);
-        let slot = shard.entry(name.clone()).or_default();
-        let room = slot
-            .room
-            .get_or_insert_with(|| Room::new(self.inner.limits, self.fresh_epoch(), max, self.now()));
+        let shard = self.shard(name);
+        let mut rooms = shard.rooms();
+        let new = || Room::new(self.inner.limits, self.fresh_epoch(), max, self.now());
+        let room = rooms.entry(name.clone()).or_insert_with(new);
         let result = act(room);
-        deliver(name, room, &mut slot.hosts);
-        tidy(&mut shard, name);
+        shard.deliver(name, room);
+        if room.is_empty() {
+            rooms.remove(name);
+        }
         result
     }
 
     pub(super) fn host(&self, name: &RoomName) {
-        let mut shard = self.lock(name);
-        let hosts = &mut shard.entry(name.clone()).or_default().hosts;
+        let mut hosts = self.shard(name).hosts();
+        let hosts = hosts.entry(name.clone()).or_default();
         if !hosts.iter().any(|(replica, _)| *replica == self.replica) {
             hosts.push((self.replica.clone(), self.listener.clone()));
         }
     }
 
     pub(super) fn unhost(&self, name: &RoomName) {
-        let mut shard = self.lock(name);
-        if let Some(slot) = shard.get_mut(name) {
-            slot.hosts.retain(|(replica, _)| *replica != self.replica);
+        let mut hosts = self.shard(name).hosts();
+        if let Some(of_room) = hosts.get_mut(name) {
+            of_room.retain(|(replica, listener)| *replica != self.replica && listener.strong_count() > 0);
+            if of_room.is_empty() {
+                hosts.remove(name);
+            }
         }
-        tidy(&mut shard, name);
     }
 
     pub(super) async fn join(&self, name: &RoomName, join: &Join) -> Outcome<Joined> {
@@ -190,44 +196,43 @@ impl MemoryStore {
     pub(super) async fn reap(&self) -> Outcome<()> {
         let now = self.now();
         for shard in &self.inner.shards {
-            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            shard.retain(|name, slot| {
-                let Some(room) = &mut slot.room else { return !slot.hosts.is_empty() };
+            shard.rooms().retain(|name, room| {
                 if room.next_timeout().is_some_and(|at| at <= now) {
                     room.reap(now);
-                    deliver(name, room, &mut slot.hosts);
+                    shard.deliver(name, room);
                 }
-                if room.is_empty() {
-                    slot.room = None;
-                }
-                slot.room.is_some() || !slot.hosts.is_empty()
+                !room.is_empty()
+            });
+            // of replicas that are gone
+            shard.hosts().retain(|_, hosts| {
+                hosts.retain(|(_, listener)| listener.strong_count() > 0);
+                !hosts.is_empty()
             });
         }
         Ok(())
     }
 }
 
-fn deliver(name: &RoomName, room: &mut Room, hosts: &mut Vec<(ReplicaId, Weak<dyn Listener>)>) {
-    while let Some(entry) = room.poll_entry() {
-        let parcel = Arc::new(Parcel::from(entry));
-        hosts.retain(|(_, listener)| match listener.upgrade() {
-            Some(listener) => {
-                listener.entry(name, &parcel);
-                true
-            }
-            // its replica is gone
-            None => false,
-        });
+impl Shard {
+    fn rooms(&self) -> MutexGuard<'_, Rooms> {
+        self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-fn tidy(shard: &mut Shard, name: &RoomName) {
-    if let Some(slot) = shard.get_mut(name) {
-        if slot.room.as_ref().is_some_and(Room::is_empty) {
-            slot.room = None;
-        }
-        if slot.room.is_none() && slot.hosts.is_empty() {
-            shard.remove(name);
+    fn hosts(&self) -> MutexGuard<'_, Hosts> {
+        self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn deliver(&self, name: &RoomName, room: &mut Room) {
+        let Some(first) = room.poll_entry() else { return };
+        let hosts: Vec<_> = match self.hosts().get(name) {
+            Some(hosts) => hosts.iter().filter_map(|(_, listener)| listener.upgrade()).collect(),
+            None => Vec::new(),
+        };
+        let mut next = Some(first);
+        while let Some(entry) = next {
+            let parcel = Arc::new(Parcel::from(entry));
+            hosts.iter().for_each(|listener| listener.entry(name, &parcel));
+            next = room.poll_entry();
         }
     }
 }
