@@ -190,20 +190,32 @@ impl Hosted {
             Some((epoch, _)) if epoch < view.epoch => next = Next::Sync,
             Some(_) => {}
         }
+        let mut behind = None;
         if let Some(at) = self.locals.iter().position(|l| l.key == key) {
             let local = &mut self.locals[at];
             (local.conn, local.since, local.cursor) = (conn, since, cursor);
             let waiting = local.waiting.take().unwrap_or_default();
-            let mut current = waiting.iter().filter(|parcel| parcel.epoch == view.epoch);
-            let stays = current.all(|parcel| local.take(parcel));
+            let mut current = waiting.iter().filter(|p| p.epoch == view.epoch && p.seq > cursor);
+            behind = self.base.filter(|(epoch, base)| {
+                *epoch == view.epoch && (current.clone().count() as u64) < base.saturating_sub(cursor)
+            });
+            let stays = behind.is_some() || current.all(|parcel| local.take(parcel));
             if !stays {
                 self.locals.swap_remove(at);
             }
         }
+        if behind.is_some() {
+            // One that entered later was in first, and the log began here with it. Those who know what lies
+            // between do not take it twice.
+            self.base = Some((view.epoch, cursor));
+        }
         if next == Next::Nothing {
             next = self.drain();
         }
-        next
+        match (next, self.base) {
+            (Next::Nothing, Some((epoch, seq))) if behind > self.base => Next::Read { epoch, seq },
+            (next, _) => next,
+        }
     }
 
     /// The log is another one: tells every session how the room is now, and goes on after `start`.
@@ -337,6 +349,32 @@ mod tests {
         assert_eq!(hosted.activate(2, 1, 6, 6, &view), Next::Nothing);
         hosted.accept(&signal(9));
         assert_eq!(told(&outbox), [7, 8, 9]);
+    }
+
+    #[test]
+    fn of_two_that_enter_at_once_neither_misses_the_other_whichever_is_in_first() {
+        let mut hosted = Hosted::default();
+        let enter = |hosted: &mut Hosted, key, name: &str| {
+            let (outbox, member) = (Outbox::new(1 << 20), member(name));
+            let profile = Profile::new(&member, None, None);
+            hosted.locals.push(Local::entering(key, member, "s".into(), profile, outbox.clone()));
+            outbox
+        };
+        let joined = |name: &str, seq| {
+            let member = member(name);
+            parcel(Draft::joined(&member, &Profile::new(&member, None, None)), seq)
+        };
+        let view = |seq| View { epoch: 1, seq, members: Vec::new() };
+        let (first, second) = (enter(&mut hosted, 1, "bb"), enter(&mut hosted, 2, "cc"));
+        hosted.accept(&joined("bb", 1));
+        assert_eq!(hosted.activate(2, 1, 2, 2, &view(2)), Next::Nothing);
+        hosted.accept(&joined("cc", 2));
+        hosted.accept(&signal(3));
+        assert_eq!(hosted.activate(1, 1, 1, 1, &view(1)), Next::Read { epoch: 1, seq: 1 });
+        for entry in [joined("cc", 2), signal(3), signal(4)] {
+            assert_eq!(hosted.accept(&entry), Next::Nothing);
+        }
+        assert_eq!((told(&first), told(&second)), (vec![2, 3, 4], vec![3, 4]));
     }
 
     #[test]
