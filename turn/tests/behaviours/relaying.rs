@@ -1,9 +1,6 @@
 //! Data crosses the relay, over both transports and in both forms.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-
-use common::{OK, TestClient, address, config, echo_peer, metric, single, start};
+use crate::common::{OK, TestClient, address, config, echo_peer, metric, single, start};
 use rtc_credentials::Transport;
 use rtc_turn_proto::{channel_data, client::Answer};
 
@@ -119,12 +116,13 @@ async fn many_clients_are_spread_over_the_workers_and_all_served() {
     for (n, client) in clients.iter_mut().enumerate() {
         assert_eq!(client.echo_by_channel(0x4000, &[n as u8; 50]).await, [n as u8; 50]);
     }
-    common::eventually("all allocations to be counted", || server.status()["allocations"] == 100).await;
+    crate::common::eventually("all allocations to be counted", || server.status()["allocations"] == 100)
+        .await;
     // a closed connection ends its allocation, and a refresh to nothing a datagram's
     for mut client in clients {
-        if matches!(client.link, common::Link::Udp(_)) {
+        if matches!(client.link, crate::common::Link::Udp(_)) {
             assert!(matches!(client.ask(|c| c.refresh(0)).await, Answer::Success { .. }));
         }
     }
-    common::eventually("all allocations to end", || server.status()["allocations"] == 0).await;
+    crate::common::eventually("all allocations to end", || server.status()["allocations"] == 0).await;
 }

@@ -1,13 +1,11 @@
 //! matchbox, in the words of its own protocol crate, on two replicas.
 //!
 //! Its socket is not used: it brings a WebRTC stack that costs minutes to build.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-mod support;
+use crate::support::{raw::Raw, *};
 use matchbox_protocol::{JsonPeerEvent as Event, JsonPeerRequest as Request, PeerId};
 use serde_json::{Value, json};
 use std::{collections::HashSet, time::Duration};
-use support::{raw::Raw, *};
 
 struct Peer {
     raw: Raw,

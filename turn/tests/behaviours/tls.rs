@@ -1,9 +1,8 @@
 //! Clients over TLS: relayed, bounded, and not disturbed when the certificate changes.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-
-use common::{Link, OK, TestClient, address, config, echo_peer, eventually, metric, single, start, within};
+use crate::common::{
+    Link, OK, TestClient, address, config, echo_peer, eventually, metric, single, start, within,
+};
 use rtc_credentials::Transport;
 use rtc_turn::{Handle, Server, settings::TlsFiles};
 use rtc_turn_proto::{channel_data, client::Answer};

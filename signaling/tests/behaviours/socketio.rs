@@ -1,9 +1,7 @@
 //! The codelab, played by unmodified clients of Socket.IO 2 and 4 on two replicas.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-mod support;
+use crate::support::*;
 use std::{path::Path, sync::OnceLock};
-use support::*;
 
 /// The clients, installed once.
 fn clients() -> &'static Path {

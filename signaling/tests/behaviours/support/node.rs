@@ -31,7 +31,7 @@ pub fn install(folder: &str, packages: &[&str]) -> PathBuf {
 
 /// Runs a script below `tests/` to its end, which has to be a good one.
 pub async fn play(script: &str, packages: &Path, arguments: &[String]) {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(script);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/behaviours").join(script);
     let mut node = Command::new("node");
     node.arg(&script).args(arguments).env("NODE_PATH", packages.join("node_modules"));
     let output = tokio::task::spawn_blocking(move || node.output()).await.unwrap();

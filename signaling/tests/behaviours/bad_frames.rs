@@ -1,11 +1,9 @@
 //! What a client gets wrong is answered, and harms nobody.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-mod support;
+use crate::support::*;
 use futures::SinkExt;
 use rtc_signaling_proto::Limits;
 use serde_json::json;
-use support::*;
 use tokio_tungstenite::tungstenite::Message;
 
 #[tokio::test]

@@ -1,11 +1,9 @@
 //! What one address may hold and do, and for how long a connection may be in no room.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-mod support;
+use crate::support::{raw::Raw, *};
 use rtc_signaling::guests::AddressLimits;
 use serde_json::json;
 use std::time::Duration;
-use support::{raw::Raw, *};
 
 /// Loopback counts as an address like others.
 async fn strict(connections: u32, joins_per_second: u32) -> Replica {

@@ -1,8 +1,6 @@
 //! The page, its scripts, and QR codes.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-mod support;
-use support::*;
+use crate::support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 async fn get(replica: &Replica, path: &str, more: &str) -> (u16, String) {

@@ -1,9 +1,8 @@
 //! Start, drain and end.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-
-use common::{OK, TestClient, address, admin, config, echo_peer, eventually, ring, single, start, within};
+use crate::common::{
+    OK, TestClient, address, admin, config, echo_peer, eventually, ring, single, start, within,
+};
 use rtc_credentials::Transport;
 use rtc_turn::{
     Server,

@@ -1,9 +1,6 @@
 //! Keys come and go in their directory while calls go on.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-
-use common::{OK, TestClient, admin, config, echo_peer, eventually, ring, start};
+use crate::common::{OK, TestClient, admin, config, echo_peer, eventually, ring, start};
 use rtc_credentials::{KeyRing, Transport};
 use rtc_turn::settings::Keys;
 use rtc_turn_proto::client::{Answer, Client};

@@ -1,12 +1,10 @@
 //! Members get fresh credentials, and a change of the files reaches them.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-mod support;
+use crate::support::*;
 use rtc_credentials::{KeyRing, Secret, parse_username, password};
 use rtc_signaling::{Server, ice::Ice};
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
-use support::*;
 
 fn fleet(serving: bool) -> String {
     json!({

@@ -1,9 +1,7 @@
 //! Redis goes and comes back.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-mod support;
+use crate::support::*;
 use serde_json::json;
-use support::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rooms_go_on_without_redis_and_are_told_how_they_stand_when_it_is_back_empty() {

@@ -1,9 +1,6 @@
 //! Between two clients of this server, data is handed over without the kernel, and nobody can tell.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-
-use common::{OK, TestClient, config, metric, single, start, within};
+use crate::common::{OK, TestClient, config, metric, single, start, within};
 use rtc_credentials::Transport;
 use rtc_turn::Handle;
 use rtc_turn_proto::{channel_data, client::Answer};
@@ -55,7 +52,7 @@ impl Party {
 
     async fn say(&mut self, channel: u16, payload: &[u8]) {
         let mut packet = Vec::new();
-        let padded = matches!(self.client.link, common::Link::Tcp(..));
+        let padded = matches!(self.client.link, crate::common::Link::Tcp(..));
         channel_data::write(channel, payload, padded, &mut packet);
         self.client.send(&packet).await;
     }

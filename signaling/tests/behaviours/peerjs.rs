@@ -1,14 +1,12 @@
 //! PeerJS: its own client, and its protocol to the letter, on two replicas.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-mod support;
-use rtc_signaling_proto::ops::RoomLimits;
-use serde_json::{Value, json};
-use std::time::Duration;
-use support::{
+use crate::support::{
     raw::{Raw, get},
     *,
 };
+use rtc_signaling_proto::ops::RoomLimits;
+use serde_json::{Value, json};
+use std::time::Duration;
 
 fn path(id: &str, token: &str) -> String {
     format!("/peerjs?key=peerjs&id={id}&token={token}&version=1.5.5")

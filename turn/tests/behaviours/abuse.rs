@@ -1,9 +1,6 @@
 //! What is malformed, oversized or broken harms nobody else, and is counted.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-
-use common::{Link, OK, TestClient, address, config, echo_peer, metric, single, start, within};
+use crate::common::{Link, OK, TestClient, address, config, echo_peer, metric, single, start, within};
 use rtc_credentials::Transport;
 use rtc_turn_proto::{Message, attributes::Error, client::Answer};
 use tokio::{

@@ -1,9 +1,6 @@
 //! Debian's coturn clients talk to this server: `apt-get install coturn`.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-
-use common::{SECRET, address, config, start};
+use crate::common::{SECRET, address, config, start};
 use rtc_credentials::Transport;
 use rtc_turn::{Handle, settings::TlsFiles};
 use rtc_turn_proto::channel_data::Channels;

@@ -1,11 +1,9 @@
 //! A session outlives its connection and its replica: nothing is lost, doubled or reordered.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-mod support;
+use crate::support::*;
 use rtc_signaling_proto::ops::RoomLimits;
 use serde_json::json;
 use std::time::Duration;
-use support::*;
 
 on_each_store! {
     async fn a_lost_connection_is_resumed_on_another_replica(backend: Backend) {

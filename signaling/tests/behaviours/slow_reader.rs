@@ -1,11 +1,9 @@
 //! One who does not read costs nobody but itself.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-mod support;
+use crate::support::*;
 use rtc_signaling_proto::Limits;
 use serde_json::json;
 use std::time::Duration;
-use support::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_reader_is_closed_as_resumable_and_nobody_else_notices() {

@@ -1,9 +1,7 @@
 //! y-webrtc: its own client, and its protocol to the letter, on two replicas.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-mod support;
+use crate::support::{raw::Raw, *};
 use serde_json::{Value, json};
-use support::{raw::Raw, *};
 
 async fn subscriber(replica: &Replica, topics: &[&str]) -> Raw {
     let mut client = Raw::connect(replica.address, "/y-webrtc").await;

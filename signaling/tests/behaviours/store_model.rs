@@ -1,7 +1,6 @@
 //! The store in memory and the store on Redis answer alike, whatever they are asked.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-mod support;
+use crate::support::*;
 use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
 use rtc_signaling::{
     parcel::Parcel,
@@ -17,7 +16,6 @@ use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
-use support::*;
 
 const LIMITS: RoomLimits = RoomLimits {
     log_entries: 20,

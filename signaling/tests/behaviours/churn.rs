@@ -1,10 +1,8 @@
 //! Members who come and go all at once hold nobody up.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-mod support;
+use crate::support::*;
 use rtc_signaling::{hub::Entering, outbox::Outbox};
 use rtc_signaling_proto::entry::Reason;
-use support::*;
 
 on_each_store! {
     async fn a_room_that_is_entered_and_left_at_once_on_two_replicas_stands_still_for_nobody(backend: Backend) {

@@ -1,10 +1,8 @@
 //! A replica ends and no room notices.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-mod support;
+use crate::support::*;
 use serde_json::json;
 use std::time::{Duration, Instant};
-use support::*;
 
 on_each_store! {
     async fn clients_move_and_nobody_is_seen_to_leave(backend: Backend) {

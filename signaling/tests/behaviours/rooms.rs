@@ -1,9 +1,7 @@
 //! Members on two replicas are in one room.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-mod support;
+use crate::support::*;
 use serde_json::json;
-use support::*;
 
 on_each_store! {
     async fn two_replicas_are_one_room(backend: Backend) {

@@ -1,0 +1,21 @@
+//! Real servers on loopback, a real Redis, and what clients see of them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+#[macro_use]
+mod support;
+
+mod bad_frames;
+mod churn;
+mod drain;
+mod guests;
+mod ice;
+mod matchbox;
+mod page;
+mod peerjs;
+mod redis_outage;
+mod resume;
+mod rooms;
+mod slow_reader;
+mod socketio;
+mod store_model;
+mod ywebrtc;

@@ -1,0 +1,11 @@
+//! Real servers on loopback, and what clients see of them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod abuse;
+mod common;
+mod coturn_clients;
+mod lifecycle;
+mod relaying;
+mod rotation;
+mod short_cuts;
+mod tls;
