@@ -127,6 +127,7 @@ impl Relays {
         }
         socket.bind(&address.into())?;
         let mut udp = Udp::new(socket.into())?;
+        udp.hear_errors()?;
         registry.register(&mut udp.socket, token, Interest::READABLE)?;
         let id = relay.0 as usize;
         if self.sockets.len() <= id {

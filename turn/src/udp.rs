@@ -2,13 +2,17 @@
 //! per system call out.
 
 use mio::net::UdpSocket;
-use nix::sys::socket::{setsockopt, sockopt as option};
+use nix::{
+    libc::{SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6},
+    sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt as option},
+};
 use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
+use rtc_turn_proto::attributes::Icmp;
 use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
 use std::{
     io::{self, IoSliceMut},
     net::{IpAddr, SocketAddr},
-    os::fd::AsFd,
+    os::fd::{AsFd, AsRawFd},
 };
 
 /// Messages that one system call receives at most; each may be a train of up to 64 datagrams.
@@ -28,6 +32,15 @@ pub(crate) struct Udp {
     is_v4: bool,
     /// Whether it is bound to all of the host's addresses, so that each datagram's own counts.
     is_wildcard: bool,
+    hears_errors: bool,
+}
+
+/// What the network says of a datagram that was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lost {
+    /// To whom it was sent.
+    pub(crate) to: SocketAddr,
+    pub(crate) icmp: Icmp,
 }
 
 impl Udp {
@@ -39,6 +52,7 @@ impl Udp {
             state,
             is_v4: address.is_ipv4(),
             is_wildcard: address.ip().is_unspecified(),
+            hears_errors: false,
         };
         udp.want_no_more_than_needed()?;
         // quinn-udp forbids fragments, as QUIC must; TURN relays what it gets (RFC 8656, section 14)
@@ -60,6 +74,43 @@ impl Udp {
             setsockopt(&fd, option::Ipv6RecvPacketInfo, &self.is_wildcard)?;
         }
         Ok(())
+    }
+
+    /// Has the kernel keep ICMP errors, for [`Self::lost`].
+    pub(crate) fn hear_errors(&mut self) -> io::Result<()> {
+        if self.is_v4 {
+            setsockopt(&self.socket, option::Ipv4RecvErr, &true)?;
+        } else {
+            setsockopt(&self.socket, option::Ipv6RecvErr, &true)?;
+        }
+        self.hears_errors = true;
+        Ok(())
+    }
+
+    /// The next datagram that the network says was lost; `None` at the end of the kernel's queue.
+    pub(crate) fn lost(&self) -> Option<Lost> {
+        let mut control = nix::cmsg_space!([u8; 64]);
+        let mut none = [0; 1];
+        loop {
+            let mut buffer = [IoSliceMut::new(&mut none)];
+            let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
+            let fd = self.socket.as_raw_fd();
+            let message = recvmsg::<SockaddrStorage>(fd, &mut buffer, Some(&mut control), flags).ok()?;
+            // what this host says without having asked the network is no ICMP
+            let error = message.cmsgs().ok()?.find_map(|control| match control {
+                ControlMessageOwned::Ipv4RecvErr(e, _) if e.ee_origin == SO_EE_ORIGIN_ICMP => Some(e),
+                ControlMessageOwned::Ipv6RecvErr(e, _) if e.ee_origin == SO_EE_ORIGIN_ICMP6 => Some(e),
+                _ => None,
+            });
+            let (Some(error), Some(to)) = (error, message.address.as_ref().and_then(to_std)) else {
+                continue;
+            };
+            let (kind, code) = (error.ee_type, error.ee_code);
+            // RFC 8656, section 18.13
+            let too_big = if self.is_v4 { (kind, code) == (3, 4) } else { kind == 2 };
+            let mtu = if too_big { error.ee_info } else { 0 };
+            return Some(Lost { to, icmp: Icmp { kind, code, mtu } });
+        }
     }
 
     fn set_dont_fragment(&self, on: bool) -> io::Result<()> {
@@ -88,12 +139,20 @@ impl Udp {
         self.state.try_send(UdpSockRef::from(&self.socket), &transmit)
     }
 
-    /// One by one, when the system does not take the train as a whole.
+    /// Again, one by one, when the system does not take the train as a whole.
     fn send_each(&self, train: &Train, contents: &[u8]) -> u64 {
         let single = Train { count: 1, ..*train };
+        if contents.is_empty() {
+            return u64::from(self.send_train(&single, contents).is_err());
+        }
         let failed = contents.chunks(train.segment.max(1)).filter(|c| self.send_train(&single, c).is_err());
         failed.count() as u64
     }
+}
+
+fn to_std(address: &SockaddrStorage) -> Option<SocketAddr> {
+    let v4 = address.as_sockaddr_in().map(|a| SocketAddr::V4((*a).into()));
+    v4.or_else(|| address.as_sockaddr_in6().map(|a| SocketAddr::V6((*a).into())))
 }
 
 /// Where a worker receives into. The memory is touched only as far as datagrams fill it.
@@ -149,6 +208,8 @@ impl Inbox {
                 Ok(count == BATCH)
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            // what a datagram that was sent met; what was received still waits
+            Err(_) if udp.hears_errors => Ok(true),
             Err(e) => Err(e),
         }
     }
@@ -254,8 +315,8 @@ impl Outbox {
             match udp.send_train(train, contents) {
                 Ok(()) => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => failed += train.count as u64,
-                Err(_) if train.count > 1 => failed += udp.send_each(train, contents),
-                Err(_) => failed += 1,
+                // it may be what an earlier datagram met, told to the next one that leaves
+                Err(_) => failed += udp.send_each(train, contents),
             }
             if train.dont_fragment {
                 let _ = udp.set_dont_fragment(false);

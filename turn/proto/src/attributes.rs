@@ -56,6 +56,8 @@ types! {
     ADDRESS_ERROR_CODE = 0x8001;
     /// RFC 8489, section 14.11.
     PASSWORD_ALGORITHMS = 0x8002;
+    /// RFC 8656, section 18.13.
+    ICMP = 0x8004;
     /// RFC 8489, section 14.14.
     SOFTWARE = 0x8022;
     /// RFC 8489, section 14.15.
@@ -251,6 +253,46 @@ impl Attribute<'_> for Error {
             [_, _, class @ 3..=6, number @ 0..=99, ..] => {
                 Ok(Self(u16::from(class) * 100 + u16::from(number)))
             }
+            _ => Err(Malformed(Self::TYPE)),
+        }
+    }
+}
+
+/// Why a datagram to a peer was lost, as the network said (RFC 8656, section 18.13). Types and codes
+/// are those of the peer's family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Icmp {
+    /// Its type.
+    pub kind: u8,
+    /// Its code.
+    pub code: u8,
+    /// The next link's MTU when the packet was too big for it, else 0.
+    pub mtu: u32,
+}
+
+impl Icmp {
+    /// The value of the attribute.
+    #[must_use]
+    pub fn encode(self) -> [u8; 8] {
+        let [a, b, c, d] = self.mtu.to_be_bytes();
+        [0, 0, self.kind, self.code, a, b, c, d]
+    }
+
+    /// Whether a server passes it on to a client (RFC 8656, section 11.5).
+    pub(crate) fn is_relayed(self, family: Family) -> bool {
+        match family {
+            Family::V4 => matches!(self.kind, 3 | 11),
+            Family::V6 => matches!(self.kind, 1..=3),
+        }
+    }
+}
+
+impl Attribute<'_> for Icmp {
+    const TYPE: u16 = ICMP;
+
+    fn decode(value: &[u8], _: &TransactionId) -> Result<Self, Malformed> {
+        match *value {
+            [_, _, kind, code, a, b, c, d] => Ok(Self { kind, code, mtu: u32::from_be_bytes([a, b, c, d]) }),
             _ => Err(Malformed(Self::TYPE)),
         }
     }

@@ -3,7 +3,7 @@
 
 use crate::{
     Class, LongTermKey, Message, Method, PasswordAlgorithm, TransactionId, Writer,
-    attributes::{self as attr, Error, Lifetime, XorPeerAddress, XorRelayedAddress},
+    attributes::{self as attr, Error, Icmp, Lifetime, XorPeerAddress, XorRelayedAddress},
     integrity,
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -45,6 +45,8 @@ pub enum Answer {
     Refused(u16),
     /// Data from a peer.
     Data(SocketAddr, Vec<u8>),
+    /// A datagram to this peer was lost.
+    Lost(SocketAddr, Icmp),
     /// Something else, or not authentic.
     Other,
 }
@@ -133,6 +135,10 @@ impl Client {
             (Class::Indication, Method::DATA) => {
                 match (message.get::<XorPeerAddress>(), message.raw(attr::DATA)) {
                     (Ok(Some(XorPeerAddress(peer))), Some(data)) => Answer::Data(peer, data.to_vec()),
+                    (Ok(Some(XorPeerAddress(peer))), None) => match message.get::<Icmp>() {
+                        Ok(Some(icmp)) => Answer::Lost(peer, icmp),
+                        _ => Answer::Other,
+                    },
                     _ => Answer::Other,
                 }
             }

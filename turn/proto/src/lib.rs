@@ -8,6 +8,7 @@
 //!    [`Server::relay_opened`], which gives the next action.
 //! 2. [`Server::route_from_peer`] once for a train of datagrams that one peer sent to one relay
 //!    socket, then [`Server::encode_to_client`] for each of them.
+//!    [`Server::icmp_from_peer`] where the network says that a datagram was lost.
 //! 3. After any call, [`Server::poll_closed`] until it is `None`: those relay sockets are to be closed.
 //! 4. [`Server::handle_timeout`] when [`Server::poll_timeout`] has passed.
 //!

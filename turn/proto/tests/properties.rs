@@ -25,6 +25,7 @@ enum Step {
     Send { flow: u16, peer: usize },
     Channel { flow: u16, number: u16 },
     FromPeer { flow: u16, peer: usize },
+    Lost { flow: u16, peer: usize, kind: u8 },
     Gone { flow: u16 },
     Pass { seconds: u64 },
     Busy { port: u16 },
@@ -43,7 +44,8 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(flow, peer, number)| Step::Bind { flow, peer, number }),
         4 => (f.clone(), p.clone()).prop_map(|(flow, peer)| Step::Send { flow, peer }),
         4 => (f.clone(), 0x4000u16..0x4003).prop_map(|(flow, number)| Step::Channel { flow, number }),
-        4 => (f.clone(), p).prop_map(|(flow, peer)| Step::FromPeer { flow, peer }),
+        4 => (f.clone(), p.clone()).prop_map(|(flow, peer)| Step::FromPeer { flow, peer }),
+        2 => (f.clone(), p, 0u8..13).prop_map(|(flow, peer, kind)| Step::Lost { flow, peer, kind }),
         1 => f.clone().prop_map(|flow| Step::Gone { flow }),
         2 => prop_oneof![Just(29u64), Just(299), Just(301), Just(601), 0u64..4000]
             .prop_map(|seconds| Step::Pass { seconds }),
@@ -143,6 +145,16 @@ proptest! {
                         // the port may be another flow's by now, so any flow's permission counts
                         prop_assert!(known.iter().any(|k| k.permitted.get(&from.ip()).is_some_and(|end| *end > now)));
                         prop_assert_ne!(from, peer("10.0.0.1:22"));
+                    }
+                }
+                Step::Lost { flow: n, peer: p, kind } => {
+                    let from = peer(PEERS[p]);
+                    let port = relayed[usize::from(n)].map(|at| at.port());
+                    let relay = world.open.values().find(|open| Some(open.port) == port).map(|open| open.relay);
+                    let icmp = attr::Icmp { kind, code: 0, mtu: 0 };
+                    if let Some(relay) = relay
+                        && world.server.icmp_from_peer(world.now, relay, from, icmp, &mut Vec::new()).is_some() {
+                        prop_assert!(known.iter().any(|k| k.permitted.get(&from.ip()).is_some_and(|end| *end > now)));
                     }
                 }
                 Step::Gone { flow: n } => {

@@ -5,7 +5,8 @@ mod common;
 
 use common::{Outcome, World, flow, peer, policy, ring};
 use rtc_turn_proto::{
-    Class, Drop, ErrorCode, Limits, Message, Method, Rate, TransactionId, Writer, attributes as attr,
+    Class, Drop, ErrorCode, Limits, Message, Method, Rate, TransactionId, Writer,
+    attributes::{self as attr, Icmp},
     channel_data,
     client::{Answer, Client},
 };
@@ -553,4 +554,37 @@ fn responses_and_strange_packets_are_dropped_and_counted() {
     }
     let counters = world.server.counters();
     assert_eq!((counters.drops_of(Drop::Malformed), counters.drops_of(Drop::Unexpected)), (4, 1));
+}
+
+/// RFC 8656, section 11.5.
+#[test]
+fn a_client_is_told_why_a_datagram_was_lost_where_it_has_a_permission() {
+    let mut world = World::new();
+    let (flow, mut client) = (flow(1), world.client("alice"));
+    world.allocate(&flow, &mut client);
+    let relay = *world.open.keys().next().unwrap();
+    let target = peer("8.8.8.8:9");
+    world.ask(&flow, &mut client, |c| c.create_permission(target));
+    let refused = Icmp { kind: 3, code: 3, mtu: 0 };
+    let told = |world: &mut World, from: &str, icmp| {
+        let mut out = Vec::new();
+        let to = world.server.icmp_from_peer(world.now, relay, peer(from), icmp, &mut out);
+        assert_eq!(to.is_some(), !out.is_empty());
+        assert!(to.is_none_or(|to| to == flow));
+        out
+    };
+    let out = told(&mut world, "8.8.8.8:9", refused);
+    assert_eq!(client.read(&out), Answer::Lost(target, refused));
+    let too_big = Icmp { kind: 3, code: 4, mtu: 1280 };
+    let out = told(&mut world, "8.8.8.8:99", too_big);
+    assert_eq!(client.read(&out), Answer::Lost(peer("8.8.8.8:99"), too_big), "ports are not compared");
+    assert!(told(&mut world, "1.1.1.1:9", refused).is_empty(), "no permission");
+    let echo = Icmp { kind: 8, code: 0, mtu: 0 };
+    assert!(told(&mut world, "8.8.8.8:9", echo).is_empty(), "no error");
+    let more = (0..100).filter(|_| !told(&mut world, "8.8.8.8:9", refused).is_empty()).count();
+    assert_eq!(more + 2, 16, "a flood of errors is told of in part");
+    world.pass(1);
+    assert!(!told(&mut world, "8.8.8.8:9", refused).is_empty());
+    world.pass(300);
+    assert!(told(&mut world, "8.8.8.8:9", refused).is_empty(), "the permission is over");
 }

@@ -5,7 +5,7 @@ use super::{RELAY, token};
 use crate::{
     post::{Label, Parcel, Post},
     relay::{Addresses, Relays},
-    udp::{MAX_DATAGRAM, Outbox, Via},
+    udp::{Lost, MAX_DATAGRAM, Outbox, Via},
 };
 use mio::Registry;
 use rtc_turn_proto::{
@@ -190,6 +190,24 @@ impl Core {
         let write = |out: &mut Vec<u8>| server.encode_to_client(route, datagram, out);
         if proto::is_stream(flow.transport) {
             frames.push(flow, write);
+        } else {
+            let via = Via::Listener(flow.link as usize);
+            outbox.push(via, flow.client, Some(flow.server.ip()), false, write);
+        }
+    }
+
+    /// Queues word of a lost datagram for the client that sent it.
+    pub(super) fn lost(&mut self, now: Now, relay: RelayId, lost: Lost) {
+        let Self { server, outbox, frames, reply, addresses, .. } = self;
+        reply.clear();
+        let peer = addresses.to_advertised(lost.to);
+        let Some(flow) = server.icmp_from_peer(now, relay, peer, lost.icmp, reply) else { return };
+        let write = |out: &mut Vec<u8>| {
+            out.extend_from_slice(reply);
+            true
+        };
+        if proto::is_stream(flow.transport) {
+            frames.push(&flow, write);
         } else {
             let via = Via::Listener(flow.link as usize);
             outbox.push(via, flow.client, Some(flow.server.ip()), false, write);

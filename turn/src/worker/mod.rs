@@ -31,6 +31,8 @@ use std::{
 const TURNS: usize = 8;
 /// Parcels of other workers that are taken before the sockets get their turn.
 const PARCELS: usize = 32;
+/// Datagrams that the network says were lost, of those that one socket sent, that one turn looks at.
+const ERRORS: usize = 64;
 /// How often counters are published, while they change.
 const PUBLISH: Duration = Duration::from_millis(100);
 /// How often connections that are idle, or slow to begin TLS, are looked for.
@@ -266,6 +268,9 @@ impl Worker {
         if token.0 / KIND == CONNECTION && event.is_writable() {
             self.flush_connection(token.0 % KIND);
         }
+        if token.0 / KIND == RELAY && event.is_error() {
+            self.hear_errors(now, token.0 % KIND);
+        }
         if event.is_readable() || event.is_read_closed() || event.is_error() {
             self.on_ready(now, token, event.is_read_closed() || event.is_error());
         }
@@ -341,6 +346,17 @@ impl Worker {
         }
         self.flush_dirty();
         drained
+    }
+
+    /// Tells a client of its datagrams that the network says were lost (RFC 8656, section 11.5).
+    fn hear_errors(&mut self, now: Now, relay: usize) {
+        for _ in 0..ERRORS {
+            let core = &mut self.core;
+            let Some(lost) = core.relays.get(relay).and_then(Udp::lost) else { break };
+            core.lost(now, RelayId(relay as u32), lost);
+        }
+        self.flush();
+        self.flush_dirty();
     }
 
     fn receive_from_workers(&mut self, now: Now) -> bool {

@@ -5,6 +5,7 @@ mod abuse;
 mod common;
 mod coturn_clients;
 mod lifecycle;
+mod lost_datagrams;
 mod relaying;
 mod rotation;
 mod short_cuts;

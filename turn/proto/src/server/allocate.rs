@@ -192,7 +192,7 @@ impl Server {
         }
         let port = self.ports[family as usize].take(wanted, &mut self.rng);
         let address = SocketAddr::new(ip, port.ok_or(ErrorCode::InsufficientCapacity)?);
-        Ok(self.enter(Relay { family, address, allocation, home, _ticket: ticket }))
+        Ok(self.enter(Relay { family, address, allocation, home, told: (0, 0), _ticket: ticket }))
     }
 
     fn open_reserved(&mut self, reserved: Reserved, allocation: usize) -> Option<OpenRelay> {
@@ -200,7 +200,7 @@ impl Server {
         match (self.relay_addresses.of(family), ticket) {
             (Some(ip), Some(ticket)) => {
                 let address = SocketAddr::new(ip, port);
-                Some(self.enter(Relay { family, address, allocation, home, _ticket: ticket }))
+                Some(self.enter(Relay { family, address, allocation, home, told: (0, 0), _ticket: ticket }))
             }
             _ => {
                 self.give_port(family, port, home);

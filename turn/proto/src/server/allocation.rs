@@ -66,6 +66,8 @@ pub(super) struct Relay {
     pub(super) allocation: usize,
     /// The worker whose share the port is of.
     pub(super) home: u16,
+    /// A second, and how many ICMP messages the client was told of in it.
+    pub(super) told: (u64, u8),
     /// Counts it in its user's quota.
     pub(super) _ticket: Ticket,
 }

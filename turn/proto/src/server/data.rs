@@ -3,7 +3,7 @@
 use super::{ClientAction, Flow, Now, RelayId, Server, is_stream, requests::unknown_attributes};
 use crate::{
     Class, Drop, Message, Method, TransactionId, Verdict, Writer,
-    attributes::{self as attr, XorPeerAddress},
+    attributes::{self as attr, Family, Icmp, XorPeerAddress},
     channel_data,
 };
 use rand::Rng;
@@ -11,6 +11,10 @@ use std::net::SocketAddr;
 
 /// The longest payload that a Data indication can carry beside an IPv6 address.
 const MAX_INDICATED: usize = 65_500;
+
+/// Lost datagrams that a client is told of in a second, for one relayed address. The network's word
+/// is easily forged, and what it costs is to be bounded.
+const MAX_ICMP: u8 = 16;
 
 /// Where datagrams from one peer go, and in what form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +130,39 @@ impl Server {
         }
         self.counters.to_clients[route.flow.transport as usize].add(payload.len());
         true
+    }
+
+    /// The network says why a datagram from `relay` to `peer` was lost: appends the indication for the
+    /// client, and returns its flow (RFC 8656, section 11.5). `None` without a permission, for a kind
+    /// that no client is told of, and when the client has been told enough this second.
+    pub fn icmp_from_peer(
+        &mut self,
+        now: Now,
+        relay: RelayId,
+        peer: SocketAddr,
+        icmp: Icmp,
+        out: &mut Vec<u8>,
+    ) -> Option<Flow> {
+        let entry = self.relays.get_mut(relay.0 as usize)?;
+        let allocation = self.allocations.get(entry.allocation)?;
+        // addresses alone count, not ports
+        let permitted = allocation.permission(&peer.ip(), now.instant).is_some();
+        if !permitted || !icmp.is_relayed(Family::of(&peer.ip())) {
+            return None;
+        }
+        if entry.told.0 != now.unix {
+            entry.told = (now.unix, 0);
+        }
+        if entry.told.1 >= MAX_ICMP {
+            self.counters.dropped(Drop::ErrorBudget);
+            return None;
+        }
+        entry.told.1 += 1;
+        // always an indication, even where a channel is bound (RFC 8656, section 12.7)
+        Writer::new(out, Class::Indication, Method::DATA, TransactionId(self.rng.random()))
+            .xor_address(attr::XOR_PEER_ADDRESS, peer)
+            .raw(attr::ICMP, &icmp.encode());
+        Some(allocation.flow)
     }
 
     fn may_exchange(&self, verdict: Verdict, peer: SocketAddr) -> bool {

@@ -167,10 +167,16 @@ impl TestClient {
         for _ in 0..2 {
             let packet = request(&mut self.client);
             self.send(&packet).await;
-            let reply = self.receive().await;
-            match self.client.read(&reply) {
-                Answer::Challenged => {}
-                answer => return answer,
+            let answer = loop {
+                let reply = self.receive().await;
+                match self.client.read(&reply) {
+                    // word of what was sent before
+                    Answer::Lost(..) => {}
+                    answer => break answer,
+                }
+            };
+            if answer != Answer::Challenged {
+                return answer;
             }
         }
         Answer::Challenged
