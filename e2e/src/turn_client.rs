@@ -65,7 +65,7 @@ impl Allocation {
                 Answer::Success { .. } => return Ok(Ok(())),
                 Answer::Refused(code) => return Ok(Err(Refused(code))),
                 Answer::Challenged => {}
-                Answer::Data(..) | Answer::Other => bail!("{} answered what is no answer", self.server),
+                Answer::Data(..) | Answer::Lost(..) | Answer::Other => bail!("{} answered what is no answer", self.server),
             }
         }
         bail!("{} challenges its own new nonce", self.server)
