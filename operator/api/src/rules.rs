@@ -131,6 +131,35 @@ pub const RULES: &[Rule] = &[
         holds: |spec| spec.turn.listeners.iter().all(|l| !l.transport.needs_tls() || l.tls.is_some()),
     },
     Rule {
+        path: "spec.turn",
+        cel: "self.listeners.all(l, l.transport in ['TLS', 'DTLS'] || !has(l.tls))",
+        message: "a listener with transport UDP or TCP is not encrypted; remove its tls, or write transport: DTLS for \
+                  UDP and transport: TLS for TCP",
+        holds: |spec| spec.turn.listeners.iter().all(|l| l.transport.needs_tls() || l.tls.is_none()),
+    },
+    Rule {
+        path: "spec.turn",
+        cel: "self.listeners.all(a, self.listeners.all(b, !has(a.tls) || !has(b.tls) || \
+              a.tls.secretRef.name == b.tls.secretRef.name))",
+        message: "listeners name different certificates, and a TURN pod has one; name the same Secret in every tls, \
+                  with a certificate for all of their names",
+        holds: |spec| {
+            let mut named = spec.turn.listeners.iter().filter_map(|l| l.tls.as_ref());
+            let first = named.next();
+            named.all(|tls| Some(tls) == first)
+        },
+    },
+    Rule {
+        path: "spec.signaling.auth",
+        cel: "!has(self.jwt) || !has(self.jwt.jwksURL) || self.jwt.jwksURL.startsWith('https://') || \
+              self.jwt.jwksURL.startsWith('http://')",
+        message: "jwt.jwksURL is no URL; write for example https://issuer.example.com/.well-known/jwks.json",
+        holds: |spec| {
+            let url = spec.signaling.auth.jwt.as_ref().and_then(|jwt| jwt.jwks_url.as_ref());
+            url.is_none_or(|url| url.starts_with("https://") || url.starts_with("http://"))
+        },
+    },
+    Rule {
         path: "spec.signaling",
         // The schema has put the default in by now, so that it alone cannot be told from silence.
         cel: "!has(self.autoscaling) || self.replicas == 2",

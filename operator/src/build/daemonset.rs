@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use crate::controller::secrets::{CERTIFICATE, KEY, turn_certificate};
+
 use super::{
     ADMIN_PORT_ANNOTATION, Build, Desired, KEYS_DIR, Kind, TEMPLATE_LABEL, TURN_DIR, fingerprint, pod,
 };
@@ -34,16 +36,19 @@ pub fn build(build: &Build<'_>) -> Desired {
     )
 }
 
-/// The label that pods of this DaemonSet's current template have.
+/// The label that pods of a DaemonSet's current template have.
 #[must_use]
-pub fn template_of(daemonset: &Desired) -> &str {
-    daemonset.value["spec"]["template"]["metadata"]["labels"][TEMPLATE_LABEL].as_str().unwrap_or_default()
+pub fn template_of(daemonset: &Value) -> &str {
+    daemonset["spec"]["template"]["metadata"]["labels"][TEMPLATE_LABEL].as_str().unwrap_or_default()
 }
 
 fn template(build: &Build<'_>) -> Value {
     let spec = &build.cluster.spec;
     let turn = &spec.turn;
-    let (volumes, mounts) = pod::files(build);
+    let mut files = pod::files(build);
+    if let Some(secret) = turn_certificate(spec) {
+        files.secret("tls", &secret.name, &[CERTIFICATE, KEY]);
+    }
     let pull_secrets: Vec<_> = spec.image.pull_secrets.iter().map(|s| json!({"name": s.name})).collect();
     let mut ports: Vec<_> = turn
         .listeners
@@ -90,9 +95,9 @@ fn template(build: &Build<'_>) -> Value {
                 "livenessProbe": pod::probe("/healthz", 10, 3),
                 "resources": turn.resources,
                 "securityContext": security,
-                "volumeMounts": mounts,
+                "volumeMounts": files.mounts,
             }],
-            "volumes": volumes,
+            "volumes": files.volumes,
         },
     })
 }
@@ -115,6 +120,9 @@ fn args(build: &Build<'_>) -> Vec<String> {
         // Within the grace period, so that the last allocations end by refusal rather than by a kill.
         format!("--drain-timeout={}s", GRACE - 5),
     ]);
+    if turn_certificate(&build.cluster.spec).is_some() {
+        args.extend(pod::certificate_args());
+    }
     args.extend(turn.peers.allow.iter().map(|range| format!("--allow-peer={}", range.as_str())));
     args.extend(turn.peers.deny.iter().map(|range| format!("--deny-peer={}", range.as_str())));
     if turn.quotas.allocations > 0 {
@@ -122,6 +130,9 @@ fn args(build: &Build<'_>) -> Vec<String> {
     }
     if turn.quotas.allocations_per_user > 0 {
         args.push(format!("--user-quota={}", turn.quotas.allocations_per_user));
+    }
+    if turn.quotas.bandwidth_per_allocation > 0 {
+        args.push(format!("--bandwidth-quota={}", turn.quotas.bandwidth_per_allocation));
     }
     args
 }

@@ -17,7 +17,7 @@ pub fn build(build: &Build<'_>) -> Option<Desired> {
             "hostnames": (!wanted.hostnames.is_empty()).then_some(&wanted.hostnames),
             "rules": [{
                 "matches": [{"path": {"type": "PathPrefix", "value": "/"}}],
-                "backendRefs": [{"name": build.object_name("signaling"), "port": service::PORT}],
+                "backendRefs": [{"name": build.object_name("signaling"), "port": service::port(&build.cluster.spec).1}],
             }],
         }})),
     ))

@@ -212,22 +212,4 @@ pub fn fingerprint(text: &str) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    fn with(repository: Option<&str>, tag: Option<&str>) -> String {
-        let mut cluster = RtcCluster::new("calls", Default::default());
-        cluster.spec.image.repository = repository.map(Into::into);
-        cluster.spec.image.tag = tag.map(Into::into);
-        image(&cluster, "registry:5000/rtc/operator:0.1.0")
-    }
-
-    #[test]
-    fn the_image_is_the_operators_own_but_for_what_the_spec_says() {
-        assert_eq!(with(None, None), "registry:5000/rtc/operator:0.1.0");
-        assert_eq!(with(None, Some("0.2.0")), "registry:5000/rtc/operator:0.2.0");
-        assert_eq!(with(Some("a/b"), None), "a/b:0.1.0");
-        assert_eq!(with(Some("a/b"), Some("sha256:00")), "a/b@sha256:00");
-    }
-}
+mod tests;

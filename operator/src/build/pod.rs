@@ -4,6 +4,7 @@ use rtc_operator_api::spec::PodTemplate;
 use serde_json::{Map, Value, json};
 
 use super::Build;
+use crate::controller::secrets::{CERTIFICATE, KEY};
 
 /// The user that the image's programs run as.
 pub const UID: i64 = 65532;
@@ -41,20 +42,47 @@ pub fn probe(path: &str, period: u32, failures: u32) -> Value {
     })
 }
 
-/// The mounted key ring and fleet, as volumes and where they are mounted.
+/// Where the certificate that clients are shown is mounted.
+const TLS_DIR: &str = "/etc/rtc/tls";
+
+/// What a container reads from files.
+pub struct Files {
+    /// The volumes of the pod.
+    pub volumes: Vec<Value>,
+    /// Where the container has them. Never by subPath: such a mount never changes.
+    pub mounts: Vec<Value>,
+}
+
+impl Files {
+    /// Mounts some keys of a Secret, as files of that name, at `/etc/rtc/NAME`.
+    pub fn secret(&mut self, name: &str, secret: &str, keys: &[&str]) {
+        let items: Vec<_> = keys.iter().map(|key| json!({"key": key, "path": key})).collect();
+        self.volumes.push(
+            json!({"name": name, "secret": {"secretName": secret, "defaultMode": 0o440, "items": items}}),
+        );
+        self.mounts.push(json!({"name": name, "mountPath": format!("/etc/rtc/{name}"), "readOnly": true}));
+    }
+}
+
+/// The mounted key ring and fleet.
 #[must_use]
-pub fn files(build: &Build<'_>) -> (Value, Value) {
-    (
-        json!([
-            {"name": "keys", "secret": {"secretName": build.object_name("keys"), "defaultMode": 0o440}},
-            {"name": "turn", "configMap": {"name": build.object_name("turn"), "defaultMode": 0o444}},
-        ]),
-        // Never by subPath: such a mount never changes.
-        json!([
-            {"name": "keys", "mountPath": super::KEYS_DIR, "readOnly": true},
-            {"name": "turn", "mountPath": super::TURN_DIR, "readOnly": true},
-        ]),
-    )
+pub fn files(build: &Build<'_>) -> Files {
+    Files {
+        volumes: vec![
+            json!({"name": "keys", "secret": {"secretName": build.object_name("keys"), "defaultMode": 0o440}}),
+            json!({"name": "turn", "configMap": {"name": build.object_name("turn"), "defaultMode": 0o444}}),
+        ],
+        mounts: vec![
+            json!({"name": "keys", "mountPath": super::KEYS_DIR, "readOnly": true}),
+            json!({"name": "turn", "mountPath": super::TURN_DIR, "readOnly": true}),
+        ],
+    }
+}
+
+/// The flags that name the certificate that clients are shown.
+#[must_use]
+pub fn certificate_args() -> [String; 2] {
+    [format!("--tls-cert={TLS_DIR}/{CERTIFICATE}"), format!("--tls-key={TLS_DIR}/{KEY}")]
 }
 
 /// Merges what the manifest says of pods into a template of the operator. Labels of the operator stay.

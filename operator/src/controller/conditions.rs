@@ -8,7 +8,7 @@ use super::{
     Error,
     dereference::Observed,
     plan::{Plan, PlannedNode, Reason},
-    requested,
+    requested, secrets,
     validate::Verdict,
 };
 
@@ -47,15 +47,15 @@ pub fn facts(
     counts: Counts,
     error: Option<&Error>,
 ) -> Vec<Fact> {
-    let signaling = signaling(counts);
+    let signaling = signaling(plan, counts);
     let turn = turn(plan, counts);
     let keys = keys(plan);
     let ready = ready(verdict, &signaling, &turn);
-    let progressing = progressing(counts, &keys);
+    let progressing = progressing(plan, counts, &keys);
     let mut facts = vec![
         ready,
         progressing,
-        degraded(verdict, error),
+        degraded(plan, verdict, error),
         signaling,
         turn,
         addresses(plan),
@@ -65,6 +65,7 @@ pub fn facts(
         pod_security(cluster, observed),
     ];
     facts.extend(requested::facts(cluster, observed));
+    facts.extend(secrets::facts(cluster, observed, &plan.nodes));
     facts
 }
 
@@ -112,8 +113,17 @@ fn ready(verdict: &Verdict, signaling: &Fact, turn: &Fact) -> Fact {
     }
 }
 
-fn progressing(counts: Counts, keys: &Fact) -> Fact {
+/// Why pods stay as they are.
+fn waits(plan: &Plan) -> Option<String> {
+    let parts: Vec<_> = plan.signaling_waits.iter().chain(&plan.turn_waits).cloned().collect();
+    (!parts.is_empty()).then(|| parts.join("; "))
+}
+
+fn progressing(plan: &Plan, counts: Counts, keys: &Fact) -> Fact {
     const KIND: &str = "Progressing";
+    if let Some(missing) = waits(plan) {
+        return fact(KIND, false, "SecretMissing", missing);
+    }
     if !counts.signaling_current {
         return fact(KIND, true, "SignalingUpdating", "signaling pods are being created or replaced");
     }
@@ -131,7 +141,7 @@ fn progressing(counts: Counts, keys: &Fact) -> Fact {
     fact(KIND, false, "Settled", "everything is as the manifest says")
 }
 
-fn degraded(verdict: &Verdict, error: Option<&Error>) -> Fact {
+fn degraded(plan: &Plan, verdict: &Verdict, error: Option<&Error>) -> Fact {
     const KIND: &str = "Degraded";
     if !verdict.violations.is_empty() {
         let list: Vec<_> = verdict.violations.iter().map(ToString::to_string).collect();
@@ -151,6 +161,10 @@ fn degraded(verdict: &Verdict, error: Option<&Error>) -> Fact {
     if let Some(error) = error {
         return fact(KIND, true, error.reason(), error.to_string());
     }
+    if let Some(missing) = waits(plan) {
+        let message = format!("{missing}; until then the pods that need it stay as they are");
+        return fact(KIND, true, "SecretMissing", message);
+    }
     if !verdict.without_effect.is_empty() {
         let message = format!("without effect so far: {}", verdict.without_effect.join(", "));
         return fact(KIND, true, "FieldNotSupported", message);
@@ -161,13 +175,16 @@ fn degraded(verdict: &Verdict, error: Option<&Error>) -> Fact {
     fact(KIND, false, "AsExpected", "nothing is wrong")
 }
 
-fn signaling(counts: Counts) -> Fact {
+fn signaling(plan: &Plan, counts: Counts) -> Fact {
     const KIND: &str = "SignalingAvailable";
     let Counts { signaling_ready: ready, signaling_desired: desired, .. } = counts;
     let message = format!("{ready}/{desired} signaling pods are ready");
     match (ready, desired) {
         (_, 0) => {
             fact(KIND, false, "ScaledToZero", "no signaling pod is wanted; raise the number of replicas")
+        }
+        (0, _) if plan.signaling_waits.is_some() => {
+            fact(KIND, false, "SecretMissing", plan.signaling_waits.clone().unwrap_or_default())
         }
         (0, _) if counts.redis_missing => fact(
             KIND,
@@ -186,6 +203,9 @@ fn turn(plan: &Plan, counts: Counts) -> Fact {
     let serving = plan.nodes.iter().filter(|node| node.serving).count();
     if serving > 0 {
         return fact(KIND, true, "NodesServe", format!("{serving}/{} nodes serve", plan.nodes.len()));
+    }
+    if let Some(missing) = plan.turn_waits.clone().filter(|_| plan.nodes.is_empty()) {
+        return fact(KIND, false, "SecretMissing", missing);
     }
     if counts.turn_desired == 0 {
         let message = "no node matches spec.turn.placement, or each has a taint that it does not tolerate";

@@ -9,7 +9,7 @@ use std::{
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::{
     ByteString,
-    api::core::v1::{Namespace, Node, Pod},
+    api::core::v1::{Namespace, Node, Pod, Secret},
 };
 use kube::{
     Api, ResourceExt,
@@ -22,6 +22,7 @@ use rtc_operator_api::RtcCluster;
 use super::{
     Context, Error,
     poll::{self, SignalingReport, TurnReport},
+    secrets::{self, Given},
 };
 use crate::{
     build::{
@@ -130,6 +131,8 @@ pub struct Observed {
     pub signaling: Vec<SignalingPod>,
     /// The nodes of the TURN pods, by name.
     pub nodes: BTreeMap<String, Node>,
+    /// The Secrets that the manifest names and that there are, by name.
+    pub given: BTreeMap<String, Given>,
     /// The namespace's level of Pod Security, where it enforces one.
     pub pod_security: Option<String>,
 }
@@ -179,6 +182,7 @@ pub async fn dereference(cluster: &RtcCluster, context: &Context) -> Result<Obse
         turn,
         signaling,
         nodes,
+        given: given(cluster, context, &namespace).await?,
         pod_security: pod_security(context, &namespace).await?,
         objects,
         unserved,
@@ -291,6 +295,22 @@ async fn nodes(context: &Context, pods: &[Pod]) -> Result<BTreeMap<String, Node>
         .try_collect()
         .await?;
     Ok(found.into_iter().flatten().collect())
+}
+
+/// By name alone, so that no other Secret is ever read.
+async fn given(
+    cluster: &RtcCluster,
+    context: &Context,
+    namespace: &str,
+) -> Result<BTreeMap<String, Given>, Error> {
+    let names: BTreeSet<_> = secrets::expected(&cluster.spec).into_iter().map(|named| named.secret).collect();
+    let api = Api::<Secret>::namespaced(context.client.clone(), namespace);
+    let mut found = BTreeMap::new();
+    for name in names {
+        let secret = api.get_opt(&name).await.map_err(|source| read(format!("Secret {name}"), source))?;
+        found.extend(secret.map(|secret| (name, secrets::given(&secret))));
+    }
+    Ok(found)
 }
 
 async fn pod_security(context: &Context, namespace: &str) -> Result<Option<String>, Error> {

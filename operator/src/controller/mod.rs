@@ -10,6 +10,7 @@ pub mod events;
 pub mod plan;
 pub mod poll;
 pub mod requested;
+pub mod secrets;
 pub mod status;
 pub mod validate;
 

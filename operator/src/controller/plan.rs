@@ -9,6 +9,7 @@ use rtc_operator_api::{REVOKE_ANNOTATION, ROTATE_ANNOTATION, RtcCluster, spec};
 use super::{
     Error,
     dereference::{Observed, TurnPod},
+    secrets::{self, Component},
     validate::Verdict,
 };
 use crate::{
@@ -25,6 +26,8 @@ use crate::{
 pub const RESYNC: u64 = 30;
 /// How often while pods are waited for, in seconds.
 const WAITING: u64 = 1;
+/// How often while a Secret is waited for, in seconds: other people's are not watched.
+const SECRETS: u64 = 5;
 
 /// What shall be done.
 #[derive(Debug)]
@@ -49,6 +52,10 @@ pub struct Plan {
     pub readers: Readers,
     /// The label of TURN pods that are up to date.
     pub template: String,
+    /// Why the signaling pods stay as they are, or are not there.
+    pub signaling_waits: Option<String>,
+    /// Why the TURN pods stay as they are, or are not there.
+    pub turn_waits: Option<String>,
     /// When to look again, in seconds.
     pub requeue: u64,
 }
@@ -109,7 +116,14 @@ pub fn plan(
     };
 
     let turn = daemonset::build(&build);
-    let template = daemonset::template_of(&turn).to_owned();
+    let signaling_waits = secrets::missing(cluster, observed, Component::Signaling);
+    let turn_waits = secrets::missing(cluster, observed, Component::Turn);
+    // While a new template waits, pods are up to date by the one that is there.
+    let template = match observed.object(Kind::DaemonSet, &turn.name) {
+        Some(live) if turn_waits.is_some() => daemonset::template_of(&live.data),
+        _ => daemonset::template_of(&turn.value),
+    }
+    .to_owned();
     let moves = match &observed.fleet {
         Some(fleet) if acts => {
             let known = signaling_knows(observed, fleet);
@@ -119,8 +133,8 @@ pub fn plan(
     };
     let signing = ring.ring.signing().map(|key| key.id.to_string());
     let nodes = nodes(cluster, observed, &moves, signing.as_deref());
-    let fleet = fleet(cluster, &nodes);
-    let files = format!("{}-{}", ring.ring.revision, fleet.revision);
+    let fleet = fleet(cluster, observed, &nodes, turn_waits.is_some());
+    let files = format!("{}-{}{}", ring.ring.revision, fleet.revision, secrets::version(observed));
 
     let version = observed.ring_version.as_deref();
     let mut objects = vec![
@@ -153,6 +167,11 @@ pub fn plan(
             observed.object(*kind, name).is_some() && !wanted.contains(&(kind.name(), name.clone()))
         })
         .collect();
+    objects.retain(|object| match object.kind {
+        Kind::DaemonSet => turn_waits.is_none(),
+        Kind::Deployment => signaling_waits.is_none() || object.name != build.object_name("signaling"),
+        _ => true,
+    });
     let turn_pods = observed.turn.iter().filter(|pod| !pod.terminating).map(|pod| (&pod.name, &pod.files));
     let signaling_pods =
         observed.signaling.iter().filter(|pod| !pod.terminating).map(|pod| (&pod.name, &pod.files));
@@ -161,8 +180,23 @@ pub fn plan(
         .filter(|(_, known)| **known != files)
         .map(|(name, _)| name.clone())
         .collect();
-    let requeue = requeue(observed, &ring, &moves, &nodes);
-    Ok(Plan { acts, objects, remove, moves, refresh, files, nodes, ring, readers, template, requeue })
+    let waits = signaling_waits.is_some() || turn_waits.is_some();
+    let requeue = requeue(observed, &ring, &moves, &nodes).min(if waits { SECRETS } else { RESYNC });
+    Ok(Plan {
+        acts,
+        objects,
+        remove,
+        moves,
+        refresh,
+        files,
+        nodes,
+        ring,
+        readers,
+        template,
+        signaling_waits,
+        turn_waits,
+        requeue,
+    })
 }
 
 /// Which ring the pods that must know it report. A draining signaling pod signs until it is gone; a TURN pod
@@ -293,8 +327,9 @@ fn excluded(
     (!verifies).then_some(Reason::Keys)
 }
 
-fn fleet(cluster: &RtcCluster, nodes: &[PlannedNode]) -> Fleet {
+fn fleet(cluster: &RtcCluster, observed: &Observed, nodes: &[PlannedNode], waits: bool) -> Fleet {
     let turn = &cluster.spec.turn;
+    let before = observed.fleet.as_ref().filter(|_| waits).map(|fleet| fleet.listeners.clone());
     let listeners = turn.listeners.iter().map(|listener| FleetListener {
         transport: match listener.transport {
             spec::Transport::Udp => Transport::Udp,
@@ -307,7 +342,8 @@ fn fleet(cluster: &RtcCluster, nodes: &[PlannedNode]) -> Fleet {
     let mut fleet = Fleet {
         revision: String::new(),
         realm: turn.realm.clone(),
-        listeners: listeners.collect(),
+        // Clients are not sent to listeners that wait for a certificate.
+        listeners: before.unwrap_or_else(|| listeners.collect()),
         relay_ports: PortRange { min: turn.relay_ports.min, max: turn.relay_ports.max },
         // Those that do not serve stay legitimate peers of those that do.
         nodes: nodes

@@ -20,7 +20,7 @@ use super::{
     plan::{Plan, Reason},
     validate::Verdict,
 };
-use crate::build::{CLUSTER_LABEL, COMPONENT_LABEL, Kind};
+use crate::build::{CLUSTER_LABEL, COMPONENT_LABEL, Kind, service};
 
 /// Numbers that change with every call are written at most this often, in seconds.
 const COUNTS_EVERY: u64 = 10;
@@ -199,7 +199,8 @@ fn endpoints(cluster: &RtcCluster, plan: &Plan) -> Endpoints {
         })
     });
     let mut signaling = routed(cluster);
-    signaling.push(format!("http://{}-signaling.{namespace}.svc", cluster.name_any()));
+    let (scheme, _) = service::port(&cluster.spec);
+    signaling.push(format!("{scheme}://{}-signaling.{namespace}.svc", cluster.name_any()));
     Endpoints { signaling, turn: turn.take(MOST_ENDPOINTS).collect() }
 }
 

@@ -3,7 +3,7 @@
 use rtc_operator_api::{
     RtcCluster,
     rules::{self, Violation},
-    spec::{AuthMode, RedisMode, TurnMode},
+    spec::{AuthMode, TurnMode},
 };
 
 /// What was found.
@@ -43,20 +43,9 @@ pub fn validate(cluster: &RtcCluster) -> Verdict {
     let list =
         |of: &[(bool, &str)]| of.iter().filter(|(is, _)| *is).map(|(_, what)| (*what).to_owned()).collect();
     let external = spec.redis.external.as_ref();
-    verdict.refused = list(&[
-        (signaling.auth.mode == AuthMode::Jwt, "signaling.auth.mode: JWT"),
-        (signaling.tls.is_some(), "signaling.tls"),
-        (external.is_some_and(|redis| redis.mode != RedisMode::Standalone), "redis.external.mode"),
-        (external.is_some_and(|redis| redis.tls.is_some()), "redis.external.tls"),
-        (turn.mode == TurnMode::StunOnly, "turn.mode: STUNOnly"),
-        (
-            turn.listeners.iter().any(|listener| listener.transport.needs_tls()),
-            "turn.listeners with TLS or DTLS",
-        ),
-    ]);
+    verdict.refused = list(&[(turn.mode == TurnMode::StunOnly, "turn.mode: STUNOnly")]);
     verdict.without_effect = list(&[
         (turn.addresses.stun_server.is_some(), "turn.addresses.stunServer"),
-        (turn.quotas.bandwidth_per_allocation > 0, "turn.quotas.bandwidthPerAllocation"),
         (spec.monitoring.service_monitor, "monitoring.serviceMonitor"),
         (spec.monitoring.rules, "monitoring.rules"),
     ]);
@@ -87,9 +76,8 @@ mod tests {
     #[test]
     fn protection_that_is_not_there_yet_is_never_left_out_in_silence() {
         let mut cluster = RtcCluster::new("calls", Default::default());
-        cluster.spec.signaling.auth.mode = AuthMode::Jwt;
-        cluster.spec.signaling.auth.jwt = Some(Default::default());
-        assert_eq!(validate(&cluster).refused, ["signaling.auth.mode: JWT"]);
+        cluster.spec.turn.mode = TurnMode::StunOnly;
+        assert_eq!(validate(&cluster).refused, ["turn.mode: STUNOnly"]);
         assert!(!validate(&cluster).acts());
     }
 }

@@ -70,8 +70,7 @@ async fn what_no_pod_has_is_refused_and_said() {
 #[tokio::test(flavor = "multi_thread")]
 async fn protection_that_is_not_there_stops_everything() {
     let world = World::new("refused", 1).await;
-    let jwt = json!({"secretRef": {"name": "a", "key": "b"}});
-    world.apply(json!({"signaling": {"auth": {"mode": "JWT", "jwt": jwt}}})).await;
+    world.apply(json!({"turn": {"mode": "STUNOnly"}})).await;
     world
         .until("FieldNotSupported", async || {
             world.condition("Degraded").await.is_some_and(|(_, reason, _)| reason == "FieldNotSupported")

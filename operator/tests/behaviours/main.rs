@@ -9,6 +9,7 @@ mod a_malformed_cluster_stops_no_other;
 mod a_second_operator_takes_over;
 mod an_edit_takes_effect;
 mod an_empty_spec_runs;
+mod certificates_are_followed;
 mod deletion_leaves_nothing;
 mod keys_rotate_when_all_have_them;
 mod kubelet;

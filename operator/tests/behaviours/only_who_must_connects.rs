@@ -18,6 +18,7 @@ async fn policies_are_there_unless_they_are_left_out() {
     let signaling = json!(policies.get("calls-signaling").await.unwrap().spec);
     let from = &signaling["ingress"][1]["from"][0]["namespaceSelector"]["matchLabels"];
     assert_eq!(*from, json!({"kubernetes.io/metadata.name": world.namespace}));
+    assert_eq!(signaling["policyTypes"], json!(["Ingress", "Egress"]));
 
     let external = json!({"external": {"urlSecretRef": {"name": "redis", "key": "url"}}});
     world.apply(json!({"redis": external})).await;

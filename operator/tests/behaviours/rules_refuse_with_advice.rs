@@ -18,6 +18,7 @@ fn manifest(name: &str, spec: &Value) -> Value {
 fn breaking() -> Vec<(&'static str, Value)> {
     let udp = |name: &str, port: u16| json!({"name": name, "transport": "UDP", "port": port});
     let listeners = |list: &[Value]| json!({"turn": {"listeners": list}});
+    let tls = |secret: &str| json!({"secretRef": {"name": secret}});
     let scaling = |value: Value| json!({"signaling": {"autoscaling": value}});
     vec![
         ("ttl must be 1s or more", json!({"credentials": {"ttl": "0s"}})),
@@ -28,6 +29,18 @@ fn breaking() -> Vec<(&'static str, Value)> {
         ("share a port", listeners(&[udp("a", 1), udp("b", 1)])),
         ("is inside relayPorts", listeners(&[udp("a", 50000)])),
         ("needs a certificate", listeners(&[json!({"name": "a", "transport": "DTLS", "port": 1})])),
+        (
+            "is not encrypted",
+            listeners(&[json!({"name": "a", "transport": "UDP", "port": 1, "tls": tls("a")})]),
+        ),
+        (
+            "different certificates",
+            listeners(&[
+                json!({"name": "a", "transport": "TLS", "port": 1, "tls": tls("a")}),
+                json!({"name": "b", "transport": "DTLS", "port": 1, "tls": tls("b")}),
+            ]),
+        ),
+        ("jwksURL is no URL", json!({"signaling": {"auth": {"mode": "JWT", "jwt": {"jwksURL": "issuer"}}}})),
         (
             "replicas and autoscaling exclude each other",
             json!({"signaling": {"replicas": 3, "autoscaling": {"targetCPUUtilization": 50}}}),
@@ -72,6 +85,12 @@ async fn rules_refuse_with_advice_on_the_server_and_without_one() {
         json!({"credentials": {"ttl": "10s", "rotation": {"interval": "20s", "overlap": "10s"}}}),
         json!({"signaling": {"autoscaling": {"targetCPUUtilization": 50}}}),
         json!({"redis": {"external": {"urlSecretRef": {"name": "a", "key": "b"}}}}),
+        json!({"signaling": {"auth": {"mode": "JWT", "jwt": {"jwksURL": "https://a.example.com/jwks"}}}}),
+        json!({"turn": {"listeners": [
+            {"name": "a", "transport": "TLS", "port": 1, "tls": {"secretRef": {"name": "a"}}},
+            {"name": "b", "transport": "DTLS", "port": 1, "tls": {"secretRef": {"name": "a"}}},
+            {"name": "c", "transport": "UDP", "port": 2}
+        ]}}),
         json!({"turn": {"listeners": [{"name": "a", "transport": "UDP", "port": 443},
                                       {"name": "b", "transport": "TCP", "port": 443}]}}),
     ];

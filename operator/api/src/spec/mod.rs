@@ -77,15 +77,16 @@ pub struct Monitoring {
     pub rules: bool,
 }
 
-/// Who may connect to the pods, where the cluster's network enforces NetworkPolicies.
+/// Who may connect to the pods, and to whom these may, where the cluster's network enforces NetworkPolicies.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct NetworkPolicies {
     /// Create NetworkPolicies: everyone may connect to the signaling port, only the operator's namespace and
     /// namespaces with the label `rtc-operator.dev/monitoring: "true"` to the signaling pods' admin port, and only
-    /// this RtcCluster's signaling pods to the managed Redis. TURN pods are on the network of their nodes, where
-    /// the nodes' firewall decides. Set it to false where you keep policies of your own, or where `podTemplate`
-    /// adds containers that listen.
+    /// this RtcCluster's signaling pods to the managed Redis. Signaling pods may connect to DNS, the managed Redis
+    /// and the port of `jwksURL`; to everywhere with an external Redis, whose address is in a Secret. TURN pods are
+    /// on the network of their nodes, where the nodes' firewall decides. Set it to false where you keep policies
+    /// of your own, or where `podTemplate` adds containers that listen or connect.
     pub enabled: bool,
 }
 
@@ -120,7 +121,9 @@ pub struct SecretKeyRef {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Tls {
-    /// A Secret of type `kubernetes.io/tls`, with `tls.crt` and `tls.key`, as cert-manager writes it.
+    /// A Secret of type `kubernetes.io/tls`, with `tls.crt` and `tls.key`, as cert-manager writes it. A renewed
+    /// certificate is served without a restart. Pods wait while the Secret is not there: condition
+    /// `SecretsResolved` says so, and `CertificatesValid` tells when it expires.
     pub secret_ref: SecretRef,
 }
 

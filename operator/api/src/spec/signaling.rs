@@ -27,7 +27,9 @@ pub struct Signaling {
     /// The `Origin`s of web pages that may connect, such as `https://calls.example.com`; `*` allows all.
     #[schemars(length(max = 64))]
     pub allowed_origins: Vec<String>,
-    /// Serve TLS from the signaling pods themselves. Leave it out where a Gateway or an Ingress ends TLS.
+    /// Serve TLS from the signaling pods themselves, behind port 443 of the Service. Leave it out where a Gateway
+    /// or an Ingress ends TLS: with both, that one must speak TLS to its backend (a Gateway needs a
+    /// BackendTLSPolicy, an Ingress an annotation of its controller).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
     /// How clients outside the cluster reach the signaling Service. `status.endpoints.signaling` names the host,
@@ -123,7 +125,8 @@ pub enum AuthMode {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Jwt {
-    /// A shared secret that tokens are signed with (HS256), as one key of a Secret.
+    /// The keys that tokens are signed with, as one key of a Secret: a JSON Web Key Set, public keys or
+    /// certificates as PEM, or a shared secret (HS256). Changes take effect without a restart.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<SecretKeyRef>,
     /// Where the issuer publishes its public keys, for example `https://issuer.example.com/jwks.json`.

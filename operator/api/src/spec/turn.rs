@@ -100,7 +100,9 @@ pub struct Listener {
     /// The port on the node. 3478 is TURN's own, 5349 that of TURN over TLS and DTLS; 443 passes most firewalls.
     #[schemars(range(min = 1, max = 65535))]
     pub port: u16,
-    /// The certificate, for `TLS` and `DTLS`.
+    /// The certificate, for `TLS` and `DTLS`: the same one for all listeners of a TURN pod. Clients are given
+    /// addresses rather than host names, so the certificate must name the nodes' addresses (as IP SANs) where
+    /// clients check it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
 }
@@ -231,7 +233,8 @@ pub struct Quotas {
     pub allocations_per_user: u32,
     /// Allocations of all users together.
     pub allocations: u32,
-    /// Bytes per second that one allocation may relay, in each direction.
+    /// Bytes per second that one allocation may relay, in each direction: 312500 for 2.5 Mbit/s. What is above
+    /// is dropped, as a slow link would.
     pub bandwidth_per_allocation: u64,
 }
 

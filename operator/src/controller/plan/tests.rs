@@ -219,3 +219,32 @@ fn a_low_port_gets_the_one_capability_that_it_needs() {
     let expected = json!({"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]});
     assert_eq!(pod["containers"][0]["securityContext"]["capabilities"], expected);
 }
+
+#[test]
+fn a_certificate_that_is_not_there_leaves_everything_as_it_runs() {
+    let (before, mut observed) = settled(&cluster(), &["w1", "w2"], 100);
+    for kind in [Kind::DaemonSet, Kind::Deployment] {
+        for object in before.objects.iter().filter(|object| object.kind == kind) {
+            let live = serde_json::from_value(object.value.clone()).unwrap();
+            observed.objects.insert((kind.name(), object.name.clone()), live);
+        }
+    }
+    let mut encrypted = cluster();
+    let tls = spec::Tls { secret_ref: spec::SecretRef { name: "turn-tls".into() } };
+    let listener = spec::Listener {
+        name: "tls".into(),
+        transport: spec::Transport::Tls,
+        port: 5349,
+        tls: Some(tls.clone()),
+    };
+    encrypted.spec.turn.listeners.push(listener);
+    encrypted.spec.signaling.tls = Some(tls);
+    let plan = decide(&encrypted, &observed);
+    assert!(plan.moves.is_empty() && plan.remove.is_empty() && plan.nodes.iter().all(|node| node.serving));
+    let workloads = plan.objects.iter().filter(|o| matches!(o.kind, Kind::DaemonSet | Kind::Deployment));
+    let names: Vec<_> = workloads.map(|object| object.name.as_str()).collect();
+    assert_eq!(names, ["calls-redis"]);
+    let text = find(&plan, Kind::ConfigMap, "calls-turn").value["data"]["turn.json"].as_str().unwrap();
+    assert_eq!(Fleet::from_json(text.as_bytes()).unwrap().listeners.len(), 2);
+    assert!(plan.turn_waits.is_some() && plan.signaling_waits.is_some() && plan.requeue == SECRETS);
+}

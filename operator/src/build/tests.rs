@@ -1,0 +1,169 @@
+#![allow(clippy::unwrap_used)]
+use serde_json::Value;
+
+use super::*;
+
+fn with(repository: Option<&str>, tag: Option<&str>) -> String {
+    let mut cluster = RtcCluster::new("calls", Default::default());
+    cluster.spec.image.repository = repository.map(Into::into);
+    cluster.spec.image.tag = tag.map(Into::into);
+    image(&cluster, "registry:5000/rtc/operator:0.1.0")
+}
+
+#[test]
+fn the_image_is_the_operators_own_but_for_what_the_spec_says() {
+    assert_eq!(with(None, None), "registry:5000/rtc/operator:0.1.0");
+    assert_eq!(with(None, Some("0.2.0")), "registry:5000/rtc/operator:0.2.0");
+    assert_eq!(with(Some("a/b"), None), "a/b:0.1.0");
+    assert_eq!(with(Some("a/b"), Some("sha256:00")), "a/b@sha256:00");
+}
+
+/// An object that is built for a spec.
+fn built(spec: Value, of: impl Fn(&Build<'_>) -> Desired) -> Value {
+    let object = json!({
+        "apiVersion": "rtc-operator.dev/v1alpha1", "kind": "RtcCluster",
+        "metadata": {"name": "calls", "namespace": "rtc"}, "spec": spec
+    });
+    let cluster: RtcCluster = serde_json::from_value(object).unwrap();
+    of(&Build::new(&cluster, "rtc:test")).value
+}
+
+/// The pod that a workload makes.
+fn pod_of(workload: &Value) -> &Value {
+    &workload["spec"]["template"]["spec"]
+}
+
+fn args(workload: &Value) -> Vec<&str> {
+    let args = pod_of(workload)["containers"][0]["args"].as_array().unwrap();
+    args.iter().filter_map(Value::as_str).collect()
+}
+
+/// Where a container has the files of a Secret, and which of them.
+fn mounted<'a>(workload: &'a Value, secret: &str) -> (&'a str, Vec<&'a str>) {
+    let pod = pod_of(workload);
+    let volumes = pod["volumes"].as_array().unwrap();
+    let volume = volumes.iter().find(|volume| volume["secret"]["secretName"] == secret).unwrap();
+    let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
+    let mount = mounts.iter().find(|mount| mount["name"] == volume["name"]).unwrap();
+    assert!(mount["readOnly"] == true && mount["subPath"].is_null());
+    let items = volume["secret"]["items"].as_array().unwrap();
+    (mount["mountPath"].as_str().unwrap(), items.iter().filter_map(|item| item["path"].as_str()).collect())
+}
+
+#[test]
+fn turn_listeners_with_tls_share_one_mounted_certificate() {
+    let tls = json!({"secretRef": {"name": "turn-tls"}});
+    let listeners = json!([
+        {"name": "udp", "transport": "UDP", "port": 3478},
+        {"name": "tls", "transport": "TLS", "port": 5349, "tls": tls},
+        {"name": "dtls", "transport": "DTLS", "port": 5349, "tls": tls}
+    ]);
+    let turn = built(json!({"turn": {"listeners": listeners}}), daemonset::build);
+    let args = args(&turn);
+    for expected in [
+        "--listen=udp://0.0.0.0:3478",
+        "--listen=tls://0.0.0.0:5349",
+        "--listen=dtls://0.0.0.0:5349",
+        "--tls-cert=/etc/rtc/tls/tls.crt",
+        "--tls-key=/etc/rtc/tls/tls.key",
+    ] {
+        assert!(args.contains(&expected), "{expected} in {args:?}");
+    }
+    assert_eq!(mounted(&turn, "turn-tls"), ("/etc/rtc/tls", vec!["tls.crt", "tls.key"]));
+    let ports = pod_of(&turn)["containers"][0]["ports"].as_array().unwrap();
+    assert_eq!(ports[2]["protocol"], "UDP");
+}
+
+#[test]
+fn quotas_are_given_in_the_units_of_the_server() {
+    let quotas = json!({"allocations": 500, "allocationsPerUser": 3, "bandwidthPerAllocation": 312_500});
+    let turn = built(json!({"turn": {"quotas": quotas}}), daemonset::build);
+    let with = ["--total-quota=500", "--user-quota=3", "--bandwidth-quota=312500"];
+    assert!(with.iter().all(|flag| args(&turn).contains(flag)));
+    let turn = built(json!({}), daemonset::build);
+    assert!(args(&turn).iter().all(|flag| !flag.contains("quota")));
+}
+
+#[test]
+fn signaling_with_tls_is_led_to_by_a_port_of_its_own() {
+    let spec = json!({"signaling": {
+        "tls": {"secretRef": {"name": "front"}},
+        "route": {"ingress": {"host": "calls.example.com"}}
+    }});
+    let deployment = built(spec.clone(), deployment::build);
+    assert!(args(&deployment).contains(&"--tls-cert=/etc/rtc/tls/tls.crt"));
+    assert!(args(&deployment).contains(&"--tls-key=/etc/rtc/tls/tls.key"));
+    assert_eq!(mounted(&deployment, "front").0, "/etc/rtc/tls");
+    let container = &pod_of(&deployment)["containers"][0];
+    assert_eq!(container["ports"][0]["name"], "https");
+    // The admin port stays as it is, and with it the probes.
+    assert_eq!(container["readinessProbe"]["httpGet"], json!({"path": "/readyz", "port": "admin"}));
+    let service = built(spec.clone(), service::build);
+    let port = json!([{"name": "https", "port": 443, "targetPort": "https", "protocol": "TCP", "appProtocol": "https"}]);
+    assert_eq!(service["spec"]["ports"], port);
+    let ingress = built(spec, |build| ingress::build(build).unwrap());
+    let backend = &ingress["spec"]["rules"][0]["http"]["paths"][0]["backend"]["service"];
+    assert_eq!(backend["port"]["name"], "https");
+}
+
+#[test]
+fn tokens_are_checked_by_mounted_keys_or_by_the_issuers() {
+    let auth = |jwt: Value| json!({"signaling": {"auth": {"mode": "JWT", "jwt": jwt}}});
+    let keys =
+        auth(json!({"secretRef": {"name": "keys", "key": "jwks.json"}, "issuer": "me", "audience": "calls"}));
+    let deployment = built(keys, deployment::build);
+    for flag in ["--auth=jwt", "--jwt-keys=/etc/rtc/jwt/jwks.json", "--jwt-issuer=me", "--jwt-audience=calls"]
+    {
+        assert!(args(&deployment).contains(&flag), "{flag}");
+    }
+    assert_eq!(mounted(&deployment, "keys"), ("/etc/rtc/jwt", vec!["jwks.json"]));
+
+    for (url, port) in [("https://a.example.com/jwks", 443), ("http://a:8080/jwks", 8080), ("http://a/", 80)]
+    {
+        let issuer = auth(json!({"jwksURL": url}));
+        let deployment = built(issuer.clone(), deployment::build);
+        assert!(args(&deployment).contains(&format!("--jwt-jwks-url={url}").as_str()));
+        let policy = built(issuer, |build| networkpolicy::build(build, "rtc-system").remove(0));
+        let last = policy["spec"]["egress"].as_array().and_then(|list| list.last()).unwrap();
+        assert_eq!(*last, json!({"ports": [{"port": port, "protocol": "TCP"}]}));
+    }
+    // Whoever is anonymous needs no keys, be they named or not.
+    let open = json!({"signaling": {"auth": {"jwt": {"secretRef": {"name": "keys", "key": "a"}}}}});
+    assert!(args(&built(open, deployment::build)).iter().all(|flag| !flag.contains("jwt")));
+}
+
+#[test]
+fn an_external_redis_is_named_by_files_alone() {
+    let redis = json!({
+        "urlSecretRef": {"name": "redis", "key": "url"}, "mode": "Sentinel",
+        "tls": {"caSecretRef": {"name": "ca"}, "clientSecretRef": {"name": "client"}}
+    });
+    let deployment = built(json!({"redis": {"external": redis}}), deployment::build);
+    for flag in [
+        "--redis-url-file=/etc/rtc/redis/url",
+        "--redis-mode=sentinel",
+        "--redis-ca=/etc/rtc/redis-ca/ca.crt",
+        "--redis-cert=/etc/rtc/redis-client/tls.crt",
+        "--redis-key=/etc/rtc/redis-client/tls.key",
+    ] {
+        assert!(args(&deployment).contains(&flag), "{flag}");
+    }
+    assert!(pod_of(&deployment)["containers"][0]["env"].is_null());
+    assert_eq!(mounted(&deployment, "redis"), ("/etc/rtc/redis", vec!["url"]));
+    assert_eq!(mounted(&deployment, "ca"), ("/etc/rtc/redis-ca", vec!["ca.crt"]));
+    let policies = json!({"redis": {"external": {"urlSecretRef": {"name": "redis", "key": "url"}}}});
+    let policy = built(policies, |build| networkpolicy::build(build, "rtc-system").remove(0));
+    assert_eq!(policy["spec"]["policyTypes"], json!(["Ingress"]));
+}
+
+#[test]
+fn a_managed_redis_is_all_that_signaling_reaches_beside_dns() {
+    let policies = |build: &Build<'_>, which: usize| networkpolicy::build(build, "rtc-system").remove(which);
+    let signaling = built(json!({}), |build| policies(build, 0));
+    let out = signaling["spec"]["egress"].as_array().unwrap();
+    assert_eq!(out.len(), 2);
+    assert!(out[0]["to"].is_null() && out[0]["ports"][0] == json!({"port": 53, "protocol": "UDP"}));
+    assert_eq!(out[1]["to"][0]["podSelector"]["matchLabels"][COMPONENT_LABEL], "redis");
+    let redis = built(json!({}), |build| policies(build, 1));
+    assert_eq!(redis["spec"]["egress"], json!([]));
+}

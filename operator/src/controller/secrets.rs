@@ -1,0 +1,281 @@
+//! The Secrets that a manifest names: what must be in them, whether it is, and until when certificates are valid.
+//!
+//! Pods that need one wait until it is there: a pod that cannot mount it would take the place of one that runs.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use k8s_openapi::{ByteString, api::core::v1::Secret, jiff::Timestamp};
+use kube::ResourceExt;
+use rtc_operator_api::{
+    RtcCluster, RtcClusterSpec,
+    spec::{AuthMode, SecretKeyRef, SecretRef},
+};
+use x509_parser::prelude::{GeneralName, parse_x509_pem};
+
+use super::{
+    conditions::{Fact, fact},
+    dereference::Observed,
+    plan::PlannedNode,
+};
+use crate::build::fingerprint;
+
+/// The certificate's file in a Secret of type `kubernetes.io/tls`.
+pub const CERTIFICATE: &str = "tls.crt";
+/// The key's file in a Secret of type `kubernetes.io/tls`.
+pub const KEY: &str = "tls.key";
+/// The authorities' file, as cert-manager names it.
+pub const AUTHORITIES: &str = "ca.crt";
+/// A certificate that ends within this time, in seconds, should have been renewed.
+const SOON: i64 = 14 * 24 * 3600;
+
+/// Whose pods need something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Component {
+    /// The signaling pods.
+    Signaling,
+    /// The TURN pods.
+    Turn,
+}
+
+/// A Secret that a manifest names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expected {
+    /// Its name.
+    pub secret: String,
+    /// What must be in it.
+    pub keys: Vec<String>,
+    /// The field that names it.
+    pub field: &'static str,
+    /// Whose pods mount it.
+    pub component: Component,
+}
+
+/// A Secret as far as it matters here: nothing that is secret.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Given {
+    /// Its version.
+    pub version: String,
+    /// The names in it that have a content.
+    pub keys: BTreeSet<String>,
+    /// Its `tls.crt`, or why that is none.
+    pub certificate: Option<Result<Certificate, String>>,
+}
+
+/// What is read from a certificate.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Certificate {
+    /// Valid from then on, in Unix seconds.
+    pub from: i64,
+    /// Valid until then, in Unix seconds.
+    pub until: i64,
+    /// The addresses that it names.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// The Secrets that a spec names.
+#[must_use]
+pub fn expected(spec: &RtcClusterSpec) -> Vec<Expected> {
+    let mut all = Vec::new();
+    let mut expect = |secret: &str, keys: &[&str], field, component| {
+        let keys = keys.iter().map(|key| (*key).to_owned()).collect();
+        all.push(Expected { secret: secret.to_owned(), keys, field, component });
+    };
+    let pair = [CERTIFICATE, KEY];
+    if let Some(secret) = turn_certificate(spec) {
+        expect(&secret.name, &pair, "spec.turn.listeners.tls", Component::Turn);
+    }
+    if let Some(tls) = &spec.signaling.tls {
+        expect(&tls.secret_ref.name, &pair, "spec.signaling.tls", Component::Signaling);
+    }
+    if let Some(keys) = jwt_keys(spec) {
+        expect(&keys.name, &[&keys.key], "spec.signaling.auth.jwt.secretRef", Component::Signaling);
+    }
+    let external = spec.redis.external.as_ref();
+    if let Some(url) = external.map(|external| &external.url_secret_ref) {
+        expect(&url.name, &[&url.key], "spec.redis.external.urlSecretRef", Component::Signaling);
+    }
+    let tls = external.and_then(|external| external.tls.as_ref());
+    if let Some(ca) = tls.and_then(|tls| tls.ca_secret_ref.as_ref()) {
+        expect(&ca.name, &[AUTHORITIES], "spec.redis.external.tls.caSecretRef", Component::Signaling);
+    }
+    if let Some(client) = tls.and_then(|tls| tls.client_secret_ref.as_ref()) {
+        expect(&client.name, &pair, "spec.redis.external.tls.clientSecretRef", Component::Signaling);
+    }
+    all
+}
+
+/// The keys that tokens are checked with, where a Secret holds them.
+#[must_use]
+pub fn jwt_keys(spec: &RtcClusterSpec) -> Option<&SecretKeyRef> {
+    let auth = &spec.signaling.auth;
+    auth.jwt.as_ref().filter(|_| auth.mode == AuthMode::Jwt)?.secret_ref.as_ref()
+}
+
+/// The Secret with the certificate of the TURN pods' listeners.
+#[must_use]
+pub fn turn_certificate(spec: &RtcClusterSpec) -> Option<&SecretRef> {
+    let mut listeners = spec.turn.listeners.iter().filter(|listener| listener.transport.needs_tls());
+    listeners.find_map(|listener| Some(&listener.tls.as_ref()?.secret_ref))
+}
+
+/// Keeps of a Secret what matters here.
+#[must_use]
+pub fn given(secret: &Secret) -> Given {
+    let data: BTreeMap<_, _> = secret.data.iter().flatten().filter(|(_, text)| !text.0.is_empty()).collect();
+    Given {
+        version: secret.resource_version().unwrap_or_default(),
+        certificate: data.get(&CERTIFICATE.to_owned()).map(|ByteString(pem)| certificate(pem)),
+        keys: data.into_keys().cloned().collect(),
+    }
+}
+
+fn certificate(pem: &[u8]) -> Result<Certificate, String> {
+    let (_, pem) = parse_x509_pem(pem).map_err(|_| "it is not PEM".to_owned())?;
+    let parsed = pem.parse_x509().map_err(|error| error.to_string())?;
+    let names = parsed.subject_alternative_name().ok().flatten();
+    let names = names.iter().flat_map(|names| &names.value.general_names);
+    Ok(Certificate {
+        from: parsed.validity().not_before.timestamp(),
+        until: parsed.validity().not_after.timestamp(),
+        addresses: names.filter_map(address).collect(),
+    })
+}
+
+fn address(name: &GeneralName<'_>) -> Option<IpAddr> {
+    let GeneralName::IPAddress(bytes) = name else { return None };
+    let v4 = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from)).ok()
+}
+
+/// What keeps the pods of a component from being made or changed, with what to do about it.
+#[must_use]
+pub fn missing(cluster: &RtcCluster, observed: &Observed, component: Component) -> Option<String> {
+    let expected = expected(&cluster.spec).into_iter().filter(|expected| expected.component == component);
+    let all: Vec<_> = expected.filter_map(|expected| lack(cluster, observed, &expected)).collect();
+    (!all.is_empty()).then(|| all.join("; "))
+}
+
+fn lack(cluster: &RtcCluster, observed: &Observed, expected: &Expected) -> Option<String> {
+    let Expected { secret, keys, field, .. } = expected;
+    let namespace = cluster.metadata.namespace.as_deref().unwrap_or_default();
+    let is_certificate = keys[0] == CERTIFICATE;
+    let Some(given) = observed.given.get(secret) else {
+        let make = if is_certificate {
+            format!(
+                "let cert-manager make it, or `kubectl create secret tls {secret} -n {namespace} --cert=FILE --key=FILE`"
+            )
+        } else {
+            let files: String = keys.iter().map(|key| format!(" --from-file={key}=FILE")).collect();
+            format!("`kubectl create secret generic {secret} -n {namespace}{files}`")
+        };
+        return Some(format!("{field}: there is no Secret {secret}; {make}"));
+    };
+    let lacks: Vec<_> = keys.iter().filter(|key| !given.keys.contains(*key)).map(String::as_str).collect();
+    if !lacks.is_empty() {
+        return Some(format!(
+            "{field}: Secret {secret} has no {}; it needs {}",
+            lacks.join(", "),
+            keys.join(", ")
+        ));
+    }
+    match &given.certificate {
+        Some(Err(why)) if is_certificate => {
+            Some(format!("{field}: {CERTIFICATE} of Secret {secret} is no certificate: {why}"))
+        }
+        _ => None,
+    }
+}
+
+/// Differs whenever a Secret that the spec names does; empty when it names none.
+#[must_use]
+pub fn version(observed: &Observed) -> String {
+    if observed.given.is_empty() {
+        return String::new();
+    }
+    let versions: Vec<_> = observed.given.values().map(|given| given.version.as_str()).collect();
+    format!("-{:08x}", fingerprint(&versions.join(" ")) >> 32)
+}
+
+/// The certificates that pods show to others, by Secret.
+pub fn certificates<'a>(
+    cluster: &RtcCluster,
+    observed: &'a Observed,
+) -> impl Iterator<Item = (String, &'a Certificate)> + use<'a> {
+    expected(&cluster.spec).into_iter().filter(|expected| expected.keys[0] == CERTIFICATE).filter_map(
+        |expected| {
+            let given = observed.given.get(&expected.secret)?;
+            Some((expected.secret, given.certificate.as_ref()?.as_ref().ok()?))
+        },
+    )
+}
+
+/// Whether what the manifest names is there, and whether its certificates are valid.
+#[must_use]
+pub fn facts(cluster: &RtcCluster, observed: &Observed, nodes: &[PlannedNode]) -> Vec<Fact> {
+    let expected = expected(&cluster.spec);
+    if expected.is_empty() {
+        return Vec::new();
+    }
+    let lacks: Vec<_> = expected.iter().filter_map(|expected| lack(cluster, observed, expected)).collect();
+    let resolved = if lacks.is_empty() {
+        fact("SecretsResolved", true, "Resolved", "every Secret that the manifest names has what is needed")
+    } else {
+        let message = format!("{}; until then the pods that need it stay as they are", lacks.join("; "));
+        fact("SecretsResolved", false, "SecretMissing", message)
+    };
+    let mut facts = vec![resolved];
+    if expected.iter().any(|expected| expected.keys[0] == CERTIFICATE) {
+        facts.push(validity(cluster, observed, nodes));
+    }
+    facts
+}
+
+fn validity(cluster: &RtcCluster, observed: &Observed, nodes: &[PlannedNode]) -> Fact {
+    const KIND: &str = "CertificatesValid";
+    let now = i64::try_from(observed.now).unwrap_or(i64::MAX);
+    let mut all: Vec<_> = certificates(cluster, observed).collect();
+    all.sort_by_key(|(_, certificate)| certificate.until);
+    let Some((secret, first)) = all.first() else {
+        return fact(KIND, false, "NoCertificate", "see condition SecretsResolved");
+    };
+    let until = Timestamp::from_second(first.until).unwrap_or(Timestamp::MAX);
+    if first.until <= now {
+        let message =
+            format!("the certificate of Secret {secret} ended at {until}; renew it: clients refuse it");
+        return fact(KIND, false, "Expired", message);
+    }
+    if let Some((secret, later)) = all.iter().find(|(_, certificate)| certificate.from > now) {
+        let from = Timestamp::from_second(later.from).unwrap_or(Timestamp::MAX);
+        let message = format!("the certificate of Secret {secret} is not valid before {from}");
+        return fact(KIND, false, "NotYetValid", message);
+    }
+    if let Some(message) = unnamed(cluster, observed, nodes) {
+        return fact(KIND, false, "AddressNotNamed", message);
+    }
+    // Issuers that give short-lived ones renew them late; two thirds of the life is when cert-manager does.
+    let soon = SOON.min((first.until - first.from) / 5);
+    if first.until - now < soon {
+        let message =
+            format!("the certificate of Secret {secret} ends at {until}, and should have been renewed");
+        return fact(KIND, true, "EndsSoon", message);
+    }
+    fact(KIND, true, "Valid", format!("the first to end is that of Secret {secret}, at {until}"))
+}
+
+/// Nodes whose addresses the TURN pods' certificate does not name. Clients are given addresses, and compare.
+fn unnamed(cluster: &RtcCluster, observed: &Observed, nodes: &[PlannedNode]) -> Option<String> {
+    let secret = &turn_certificate(&cluster.spec)?.name;
+    let certificate = observed.given.get(secret)?.certificate.as_ref()?.as_ref().ok()?;
+    let mut addresses = nodes.iter().flat_map(|node| &node.addresses);
+    let address = addresses.find(|address| !certificate.addresses.contains(address))?;
+    Some(format!(
+        "the certificate of Secret {secret} does not name {address}, so that browsers refuse turns:{address}; issue it \
+         with the addresses of all TURN nodes (IP SANs)"
+    ))
+}
+
+#[cfg(test)]
+mod tests;
