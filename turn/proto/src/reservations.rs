@@ -49,6 +49,11 @@ impl Reservations {
         if theirs { state.held.remove(token) } else { None }
     }
 
+    /// Whether nobody has taken it yet, and it has not expired.
+    pub(crate) fn holds(&self, token: &[u8; 8]) -> bool {
+        self.state().held.contains_key(token)
+    }
+
     /// Ends a reservation that nobody has taken.
     pub(crate) fn expire(&self, token: &[u8; 8]) -> Option<Reserved> {
         self.state().held.remove(token)

@@ -2,10 +2,11 @@
 //! wait: [`Server::allocate`] asks for the first socket, [`Server::relay_opened`] goes on.
 
 use super::{
-    ClientAction, Flow, Now, OpenRelay, RelayId, Server, Timer,
+    ClientAction, Flow, Now, OpenRelay, RelayId, Server,
     allocation::{Allocation, Opening, Relay, Step},
     auth::Authenticated,
     requests::Request,
+    timers::Timer,
 };
 use crate::{
     Class, ErrorCode, Message, Method, TransactionId, Writer,
@@ -19,7 +20,6 @@ use crate::{
 };
 use rand::Rng;
 use std::{
-    cmp::Reverse,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -344,7 +344,7 @@ impl Server {
         let token = opening.reserve.map(|reserved| {
             let token = self.rng.random();
             self.reservations.hold(token, reserved);
-            self.timers.push(Reverse((now.instant + RESERVATION_LIFETIME, Timer::Reservation(token))));
+            self.set_timer(now.instant + RESERVATION_LIFETIME, Timer::Reservation(token));
             token
         });
         if let Some(allocation) = self.allocations.get_mut(index) {
@@ -372,6 +372,7 @@ impl Server {
             algorithm: who.algorithm,
             relays: [None; 2],
             expires: now.instant,
+            due: now.instant,
             permissions: Vec::new(),
             channels: Vec::new(),
             token: None,
@@ -391,14 +392,7 @@ impl Server {
     fn live(&mut self, index: usize) {
         self.counters.allocations += 1;
         self.counters.live += 1;
-        self.schedule(index);
-    }
-
-    pub(super) fn schedule(&mut self, index: usize) {
-        if let Some(allocation) = self.allocations.get(index) {
-            let timer = Timer::Allocation(index, allocation.generation);
-            self.timers.push(Reverse((allocation.expires, timer)));
-        }
+        self.schedule(index, true);
     }
 
     /// The success response, from what the allocation says of itself.

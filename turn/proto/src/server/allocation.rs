@@ -30,6 +30,8 @@ pub(super) struct Allocation {
     /// By family.
     pub(super) relays: [Option<RelayId>; 2],
     pub(super) expires: Instant,
+    /// When its timer fires.
+    pub(super) due: Instant,
     pub(super) permissions: Vec<Permission>,
     pub(super) channels: Vec<Channel>,
     /// The port that was reserved with it, and the failure of its second family, for retransmissions.

@@ -7,6 +7,7 @@ mod bindings;
 mod data;
 mod refresh;
 mod requests;
+mod timers;
 
 use crate::{
     PeerPolicy, PortRange, Quotas, Reservations, Transport,
@@ -29,6 +30,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
+use timers::Timer;
 
 pub use data::PeerRoute;
 
@@ -168,14 +170,6 @@ pub enum ClientAction<'p> {
     Open(OpenRelay),
 }
 
-/// What is due at a time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Timer {
-    /// By index and generation.
-    Allocation(usize, u64),
-    Reservation([u8; 8]),
-}
-
 /// One worker's server.
 #[derive(Debug)]
 pub struct Server {
@@ -194,6 +188,8 @@ pub struct Server {
     reservations: Arc<Reservations>,
     ports: [PortPool; 2],
     timers: BinaryHeap<Reverse<(Instant, Timer)>>,
+    /// As many as call for a look at which of them still stand for something.
+    many_timers: usize,
     generation: u64,
     closed: Vec<RelayId>,
     budget: ErrorBudget,
@@ -231,6 +227,7 @@ impl Server {
             reservations,
             ports: [pool(), pool()],
             timers: BinaryHeap::new(),
+            many_timers: timers::FEW,
             generation: 0,
             closed: Vec::new(),
             budget: ErrorBudget::new(config.error_rate, hasher),
@@ -318,36 +315,6 @@ impl Server {
     /// again at once.
     pub fn poll_closed(&mut self) -> Option<RelayId> {
         self.closed.pop()
-    }
-
-    /// When [`Server::handle_timeout`] is due. It may prove to be early.
-    #[must_use]
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        self.timers.peek().map(|Reverse((at, _))| *at)
-    }
-
-    /// Ends what has expired.
-    pub fn handle_timeout(&mut self, now: Now) {
-        while let Some(Reverse((at, timer))) = self.timers.peek().copied()
-            && at <= now.instant
-        {
-            self.timers.pop();
-            match timer {
-                Timer::Allocation(index, generation) => match self.allocations.get(index) {
-                    Some(a) if a.generation == generation && a.expires > now.instant => {
-                        let expires = a.expires;
-                        self.timers.push(Reverse((expires, timer)));
-                    }
-                    Some(a) if a.generation == generation => self.remove(index),
-                    _ => {}
-                },
-                Timer::Reservation(token) => {
-                    if let Some(reserved) = self.reservations.expire(&token) {
-                        self.give_port(reserved.family, reserved.port, reserved.home);
-                    }
-                }
-            }
-        }
     }
 
     /// How many relay sockets are open or asked for; none are when no allocation lives.

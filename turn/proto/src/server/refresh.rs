@@ -42,12 +42,8 @@ impl Server {
         } else {
             let granted = self.granted(lifetime);
             if let Some(allocation) = self.allocations.get_mut(index) {
-                // a shorter lifetime needs its timer now; a longer one finds out when the old one fires
-                let sooner = request.now.instant + granted < allocation.expires;
                 allocation.expires = request.now.instant + granted;
-                if sooner {
-                    self.schedule(index);
-                }
+                self.schedule(index, false);
             }
             granted
         };
