@@ -12,7 +12,7 @@ use axum::{
 use std::sync::Arc;
 
 /// A longer message ends the connection; what is over the limit in `joined` but not over this is answered.
-const HARD_FRAME_LIMIT: usize = 1 << 20;
+pub(crate) const HARD_FRAME_LIMIT: usize = 1 << 20;
 
 /// A client that may connect. The server is for the handler; a connection that keeps it keeps it alive.
 #[derive(Debug)]

@@ -18,11 +18,11 @@ use crate::{
     metrics::Metrics,
     outbox::Outbox,
     store::Shared,
-    transport::{text::Line, websocket},
+    transport::{http, http::Paces, text::Line, websocket},
     web,
 };
 use axum::{
-    Router,
+    Extension, Router,
     extract::{ConnectInfo, ws::WebSocketUpgrade},
     http::StatusCode,
     response::Response,
@@ -43,8 +43,8 @@ use std::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpListener,
-    sync::watch,
+    net::{TcpListener, TcpStream},
+    sync::{Notify, watch},
     time::Instant,
 };
 
@@ -52,6 +52,9 @@ use tokio::{
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 /// Who opens a connection must say what it wants within this time.
 const HEADERS: Duration = Duration::from_secs(15);
+#[cfg(target_os = "linux")]
+/// A client whose host confirms nothing for so long is gone.
+const UNHEARD: Duration = Duration::from_secs(60);
 /// Who has connected must enter a room within this time, unless it is told.
 pub const JOIN_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -137,6 +140,7 @@ impl Builder {
             origins,
             guests: Guests::new(self.addresses, metrics),
             join_timeout: self.join_timeout,
+            paces: Arc::new(Paces::new(limits)),
             deadline: watch::channel(None).0,
             done: watch::channel(false).0,
             router: OnceLock::new(),
@@ -153,6 +157,7 @@ pub struct Server {
     origins: Origins,
     guests: Arc<Guests>,
     join_timeout: Duration,
+    paces: Arc<Paces>,
     /// When the drain that is under way ends.
     deadline: watch::Sender<Option<Instant>>,
     done: watch::Sender<bool>,
@@ -182,6 +187,7 @@ impl Server {
         let make = || {
             Router::new()
                 .route("/v1/connect", get(connect))
+                .merge(http::router())
                 .merge(socketio::router())
                 .merge(peerjs::router())
                 .merge(ywebrtc::router())
@@ -214,6 +220,7 @@ impl Server {
                         tracing::debug!(%error, "cannot set TCP_NODELAY");
                     }
                     let server = self.clone();
+                    give_up_on_the_dead(&socket);
                     tokio::spawn(async move { server.serve_connection(socket, peer).await });
                 }
                 // A client that went away while it was accepted, or no file descriptor just now.
@@ -231,13 +238,19 @@ impl Server {
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let router = self.router().layer(axum::Extension(ConnectInfo(peer)));
+        let hang_up = HangUp::default();
+        let router = self.router().layer(Extension(ConnectInfo(peer))).layer(Extension(hang_up.clone()));
         let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
         builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS);
         let serving =
             builder.serve_connection_with_upgrades(TokioIo::new(io), TowerToHyperService::new(router));
-        if let Err(error) = serving.await {
-            tracing::debug!(error = %error, "a connection ended early");
+        tokio::select! {
+            served = serving => {
+                if let Err(error) = served {
+                    tracing::debug!(error = %error, "a connection ended early");
+                }
+            }
+            () = hang_up.0.notified() => tracing::debug!("a client did not read what it asked for"),
         }
     }
 
@@ -251,6 +264,14 @@ impl Server {
     #[must_use]
     pub fn ice(&self) -> &Arc<dyn IceSource> {
         &self.native.ice
+    }
+
+    pub(crate) fn native(&self) -> &Native {
+        &self.native
+    }
+
+    pub(crate) fn paces(&self) -> &Arc<Paces> {
+        &self.paces
     }
 
     pub(crate) fn socketio(&self) -> &SocketIo {
@@ -336,6 +357,10 @@ impl Server {
     }
 }
 
+/// Ends the connection that a request came by.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct HangUp(pub(crate) Arc<Notify>);
+
 /// A replica as the state of its routes, which do not keep it alive.
 #[derive(Clone, Debug)]
 pub(crate) struct Replica(std::sync::Weak<Server>);
@@ -346,6 +371,18 @@ impl Replica {
         self.0.upgrade().ok_or(StatusCode::SERVICE_UNAVAILABLE)
     }
 }
+
+/// A stream hears nothing of its client but that what is sent arrives.
+#[cfg(target_os = "linux")]
+fn give_up_on_the_dead(socket: &TcpStream) {
+    if let Err(error) = socket2::SockRef::from(socket).set_tcp_user_timeout(Some(UNHEARD)) {
+        tracing::debug!(%error, "cannot set TCP_USER_TIMEOUT");
+    }
+}
+
+/// Elsewhere the system's own patience has to do.
+#[cfg(not(target_os = "linux"))]
+fn give_up_on_the_dead(_: &TcpStream) {}
 
 async fn connect(arrival: Arrival, upgrade: WebSocketUpgrade) -> Response {
     let Arrival { server, guest } = arrival;

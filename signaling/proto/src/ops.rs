@@ -89,7 +89,7 @@ pub enum Joined {
 pub struct Signal {
     /// The sender.
     pub from: MemberId,
-    /// The sender's connection epoch.
+    /// The sender's connection epoch; 0 for whichever it is, of a sender that has shown its secret.
     pub conn: u64,
     /// To whom; all others if `None`.
     pub to: Option<MemberId>,

@@ -124,13 +124,23 @@ impl Room {
         Joined::Entered(self.view())
     }
 
-    /// Passes something on.
+    /// Whether a session shows its secret, whatever connection it has or had last.
+    ///
+    /// # Errors
+    /// [`Refusal::UnknownSession`].
+    pub fn prove(&self, member: &MemberId, secret: &str) -> Result<(), Refusal> {
+        let known = self.members.get(member).filter(|m| m.secret == secret);
+        known.map(drop).ok_or(Refusal::UnknownSession)
+    }
+
+    /// Passes something on. `conn` 0 stands for whichever connection the session has: for a writer that has
+    /// shown its secret ([`Self::prove`]).
     ///
     /// # Errors
     /// [`Refusal`].
     pub fn signal(&mut self, signal: Signal) -> Result<Sent, Refusal> {
         let Signal { from, conn, to, id, data } = signal;
-        self.authorize(&from, conn)?;
+        self.authorize(&from, self.which(&from, conn))?;
         let somebody = to.as_ref().is_none_or(|to| self.members.contains_key(to));
         self.pass((from, id), to.as_ref(), &data, somebody)
     }
@@ -166,12 +176,12 @@ impl Room {
         Ok(Sent::Now(self.seq))
     }
 
-    /// A member leaves.
+    /// A member leaves. `conn` 0 is as in [`Self::signal`].
     ///
     /// # Errors
     /// [`Refusal`].
     pub fn leave(&mut self, member: &MemberId, conn: u64, reason: Reason) -> Result<u64, Refusal> {
-        self.authorize(member, conn)?;
+        self.authorize(member, self.which(member, conn))?;
         self.remove(member, reason);
         Ok(self.seq)
     }
@@ -300,6 +310,13 @@ impl Room {
         lost.sort();
         for (_, member) in lost {
             self.remove(&member, Reason::Lost);
+        }
+    }
+
+    fn which(&self, member: &MemberId, conn: u64) -> u64 {
+        match (conn, self.members.get(member)) {
+            (0, Some(m)) => m.conn,
+            _ => conn,
         }
     }
 

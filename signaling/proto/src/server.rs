@@ -51,6 +51,8 @@ pub enum ServerFrame<'a> {
         polite: bool,
         /// What a client may ask for.
         limits: LimitsFrame,
+        /// A word for the replica behind this connection.
+        replica: &'a str,
     },
     /// Answers `join`: the room has as many members as it may.
     Full {
@@ -75,6 +77,8 @@ pub enum ServerFrame<'a> {
         seq: u64,
         /// The others as of `seq`, less those who have left since.
         members: Roster<'a>,
+        /// A word for the replica behind this connection.
+        replica: &'a str,
     },
     /// What was missed is no longer known (or, unasked, the log was lost): here is how things stand.
     Resync {
@@ -89,6 +93,23 @@ pub enum ServerFrame<'a> {
         seq: u64,
         /// The others.
         members: Roster<'a>,
+        /// A word for the replica behind this connection.
+        replica: &'a str,
+    },
+    /// Everything of the room up to this entry has been told, or is not for this member. Ends the answer to
+    /// a poll.
+    Position {
+        /// Where the log stands.
+        epoch: u64,
+        /// Where the log stands.
+        seq: u64,
+    },
+    /// Nothing follows, for this reason: what a WebSocket says by its close code.
+    Closed {
+        /// See [`crate::close`].
+        code: u16,
+        /// For people.
+        reason: &'a str,
     },
     /// Done.
     Ack {

@@ -48,6 +48,18 @@ pub enum Place {
     Left,
 }
 
+/// A session that goes on.
+#[derive(Debug)]
+pub(crate) struct Back {
+    pub(crate) at: Attachment,
+    /// To send, in order, before anything else of the room.
+    pub(crate) replies: Vec<Utf8Bytes>,
+    /// Whether all that was missed is among them.
+    pub(crate) resumed: bool,
+    /// Epoch and seq of the last entry that they tell of.
+    pub(crate) position: (u64, u64),
+}
+
 impl Answer {
     fn reply(text: String) -> Self {
         Self { replies: vec![text.into()], place: Place::Same }
@@ -74,7 +86,10 @@ impl Native {
             }
             (Command::Resume { id, token, epoch, seq }, _) => {
                 metrics.message("native", "resume");
-                self.resume(id.as_ref(), &token, epoch, seq, outbox).await
+                match self.resume(id.as_ref(), &token, epoch, seq, outbox).await {
+                    Ok(Back { at, replies, .. }) => Answer { replies, place: Place::Entered(at) },
+                    Err(error) => Answer::reply(store_error(id.as_ref(), &error)),
+                }
             }
             (Command::Signal { id, to, data }, Some(at)) => {
                 metrics.message("native", "signal");
@@ -132,48 +147,47 @@ impl Native {
             ice_servers: Cow::Borrowed(&ice.servers),
             expires: ice.expires,
             limits: self.limits.into(),
+            replica: self.hub.word(),
         };
         let reply = frame.to_text().into();
         Answer { replies: vec![reply], place: Place::Entered(at) }
     }
 
-    async fn resume(
+    /// A session goes on; its replies are to be sent before anything of `outbox`.
+    pub(crate) async fn resume(
         &self,
         id: Option<&RequestId>,
         token: &ResumeToken,
         epoch: u64,
         seq: u64,
         outbox: Arc<Outbox>,
-    ) -> Answer {
+    ) -> Result<Back, StoreError> {
         let metrics = self.hub.metrics();
         let continued = self.hub.resume(token, epoch, seq, outbox).await;
-        let Continued { at, since, mut view, missed } = match continued {
-            Ok(continued) => continued,
-            Err(error) => {
-                let outcome = match &error {
-                    StoreError::Refused(_) => "unknown_session",
-                    StoreError::Unavailable(_) => "unavailable",
-                };
-                metrics.resume(outcome);
-                return Answer::reply(store_error(id, &error));
-            }
-        };
+        let Continued { at, since, mut view, missed } = continued.inspect_err(|error| {
+            metrics.resume(match error {
+                StoreError::Refused(_) => "unknown_session",
+                StoreError::Unavailable(_) => "unavailable",
+            });
+        })?;
         sort(&mut view.members);
-        let own = at.member.as_str();
+        let (own, replica) = (at.member.as_str(), self.hub.word());
+        let resumed = missed.is_some();
         let replies = match missed {
             Some(missed) => {
                 metrics.resume("resumed");
                 // Who came after `seq` is told by the entries that follow.
                 let members = Roster { members: &view.members, own, since, until: seq };
-                let first = ServerFrame::Resumed { id, session: own, epoch, seq, members }.to_text().into();
-                std::iter::once(first).chain(missed.iter().map(|parcel| parcel.frame.clone())).collect()
+                let first = ServerFrame::Resumed { id, session: own, epoch, seq, members, replica };
+                let missed = missed.iter().map(|parcel| parcel.frame.clone());
+                std::iter::once(first.to_text().into()).chain(missed).collect()
             }
             None => {
                 metrics.resume("resync");
-                vec![resync(id, own, since, &view, view.seq)]
+                vec![resync(id, own, since, &view, view.seq, replica)]
             }
         };
-        Answer { replies, place: Place::Entered(at) }
+        Ok(Back { at, replies, resumed, position: (view.epoch, view.seq) })
     }
 
     fn fresh_ice(&self, id: Option<&RequestId>, member: &str) -> String {
@@ -204,7 +218,7 @@ impl Native {
             Out::Resync { view, seq } => {
                 let own = at?.member.as_str();
                 let since = view.members.iter().find(|m| m.id.as_str() == own).map_or(0, |m| m.since);
-                resync(None, own, since, view, *seq)
+                resync(None, own, since, view, *seq, self.hub.word())
             }
             Out::Degraded(since) => ServerFrame::Degraded { since: *since }.to_text().into(),
             Out::Recovered => ServerFrame::Recovered.to_text().into(),
@@ -216,9 +230,9 @@ impl Native {
     }
 }
 
-fn resync(id: Option<&RequestId>, own: &str, since: u64, view: &View, seq: u64) -> Utf8Bytes {
+fn resync(id: Option<&RequestId>, own: &str, since: u64, view: &View, seq: u64, replica: &str) -> Utf8Bytes {
     let members = Roster { members: &view.members, own, since, until: u64::MAX };
-    ServerFrame::Resync { id, session: own, epoch: view.epoch, seq, members }.to_text().into()
+    ServerFrame::Resync { id, session: own, epoch: view.epoch, seq, members, replica }.to_text().into()
 }
 
 fn sort(members: &mut [Present]) {
@@ -237,7 +251,7 @@ fn refusal_code(refusal: Refusal) -> Code {
     }
 }
 
-fn store_error(id: Option<&RequestId>, error: &StoreError) -> String {
+pub(crate) fn store_error(id: Option<&RequestId>, error: &StoreError) -> String {
     match error {
         StoreError::Refused(refusal) => ServerFrame::error(id, refusal_code(*refusal), &refusal.to_string()),
         StoreError::Unavailable(reason) => {

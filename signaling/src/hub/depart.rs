@@ -13,7 +13,7 @@ use std::{
 impl Hub {
     /// A member leaves. Whatever the store says, it will have left.
     pub async fn leave(&self, at: &Attachment, why: Reason) {
-        if !self.remove(&at.room, at.key) {
+        if at.is_here() && self.remove(&at.room, at.key).is_none() {
             return;
         }
         if let Err(StoreError::Unavailable(_)) = self.store.leave(&at.room, &at.member, at.conn, why).await {
@@ -23,26 +23,37 @@ impl Hub {
 
     /// A connection is gone; its session can be resumed for a while.
     pub async fn detach(&self, at: &Attachment) {
-        if !self.remove(&at.room, at.key) {
-            return;
+        if self.remove(&at.room, at.key).is_some() {
+            self.detach_stored(at).await;
         }
+    }
+
+    /// Nothing more comes to a connection's outbox. Tells up to which entry (epoch and seq) all was put there;
+    /// `None` if the session is no longer its own. To be followed by [`Self::detach_stored`].
+    pub(crate) fn let_go(&self, at: &Attachment) -> Option<(u64, u64)> {
+        self.remove(&at.room, at.key)
+    }
+
+    /// Tells the store that a session has no connection.
+    pub(crate) async fn detach_stored(&self, at: &Attachment) {
         if let Err(StoreError::Unavailable(_)) = self.store.detach(&at.room, &at.member, at.conn).await {
             self.later(Chore::detach(&at.room, &at.member, at.conn));
         }
     }
 
-    /// Removes a session from this replica; false when it was gone before.
-    pub(super) fn remove(&self, room: &RoomName, key: u64) -> bool {
+    /// Removes a session from this replica, which has been told the log up to the entry that is returned;
+    /// `None` when it was gone before.
+    pub(super) fn remove(&self, room: &RoomName, key: u64) -> Option<(u64, u64)> {
         let mut rooms = self.lock(room);
-        let Some(hosted) = rooms.get_mut(room) else { return false };
-        let before = hosted.locals.len();
-        hosted.locals.retain(|l| l.key != key);
-        let removed = before - hosted.locals.len();
-        self.ended(removed);
+        let hosted = rooms.get_mut(room)?;
+        let at = hosted.locals.iter().position(|l| l.key == key)?;
+        let local = hosted.locals.remove(at);
+        let epoch = hosted.base.map_or(0, |(epoch, _)| epoch);
+        self.ended(1);
         if hosted.locals.is_empty() {
             self.close(&mut rooms, room);
         }
-        removed > 0
+        Some((epoch, local.cursor()))
     }
 
     pub(super) fn close(&self, rooms: &mut HashMap<RoomName, Hosted>, room: &RoomName) {

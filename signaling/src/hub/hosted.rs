@@ -53,6 +53,11 @@ impl Local {
         Self { key, member, conn: 0, since: 0, secret, profile, outbox, cursor: 0, roster: 0, waiting }
     }
 
+    /// Entries up to this one are in its outbox, or were, or are not for it.
+    pub(crate) fn cursor(&self) -> u64 {
+        self.cursor
+    }
+
     pub(crate) fn is_live(&self) -> bool {
         self.waiting.is_none()
     }

@@ -10,6 +10,7 @@ mod listen;
 mod place;
 mod send;
 mod upkeep;
+mod writer;
 
 pub use place::*;
 
@@ -32,6 +33,8 @@ use tokio::sync::Notify;
 use upkeep::Chore;
 
 const SHARDS: usize = 64;
+/// Letters of a replica's random part that clients are told.
+const WORD: usize = 8;
 /// How long a join, a resume or a leave waits for a store that cannot be reached.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -85,6 +88,13 @@ impl Hub {
     #[must_use]
     pub fn replica(&self) -> &ReplicaId {
         &self.replica
+    }
+
+    /// A short word for this replica and this life of it, which says nothing of where it runs.
+    #[must_use]
+    pub fn word(&self) -> &str {
+        let name = self.replica.as_str();
+        name.get(name.len().saturating_sub(WORD)..).unwrap_or(name)
     }
 
     /// Where its rooms are kept.

@@ -149,6 +149,10 @@ impl MemoryStore {
         Ok(self.with_new(name, join.max, |room| room.join(join.clone(), self.now())))
     }
 
+    pub(super) async fn prove(&self, name: &RoomName, member: &MemberId, secret: &str) -> Outcome<()> {
+        self.with(name, |room| room.prove(member, secret))
+    }
+
     pub(super) async fn signal(&self, name: &RoomName, signal: &Signal) -> Outcome<Sent> {
         self.with(name, |room| room.signal(signal.clone()))
     }

@@ -132,6 +132,14 @@ impl Store {
         both!(self, store => store.join(room, join).await)
     }
 
+    /// See [`rtc_signaling_proto::Room::prove`].
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn prove(&self, room: &RoomName, member: &MemberId, secret: &str) -> Outcome<()> {
+        both!(self, store => store.prove(room, member, secret).await)
+    }
+
     /// See [`rtc_signaling_proto::Room::signal`].
     ///
     /// # Errors

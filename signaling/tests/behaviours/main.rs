@@ -18,4 +18,5 @@ mod rooms;
 mod slow_reader;
 mod socketio;
 mod store_model;
+mod transports;
 mod ywebrtc;

@@ -67,10 +67,12 @@ on_each_store! {
         let seq = two.seq;
         for n in 0..600 {
             two.send(json!({"type": "signal", "id": n, "data": n})).await;
-            let answer = two.frame().await;
-            if answer["type"] == "error" {
+            let mut answer = two.frame().await;
+            while answer["type"] == "error" {
                 assert_eq!(answer["code"], "rate_limited");
                 tokio::time::sleep(Duration::from_millis(50)).await;
+                two.send(json!({"type": "signal", "id": n, "data": n})).await;
+                answer = two.frame().await;
             }
         }
         while one.seq < seq + 520 {

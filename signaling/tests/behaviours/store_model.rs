@@ -28,6 +28,7 @@ const LIMITS: RoomLimits = RoomLimits {
 #[derive(Clone, Debug)]
 enum Op {
     Join { who: u8, on: usize, max: u32, bound: u32 },
+    Prove { who: u8, secret: bool },
     Signal { who: u8, conn: u64, to: Option<u8>, id: u8 },
     Post { who: u8, id: u8 },
     Leave { who: u8, conn: u64 },
@@ -44,7 +45,8 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         6 => (who.clone(), on.clone(), 0u32..4, prop_oneof![4 => Just(0u32), 1 => Just(2)])
             .prop_map(|(who, on, max, bound)| Op::Join { who, on, max, bound }),
-        12 => (who.clone(), 1u64..3, proptest::option::of(who.clone()), 0u8..8)
+        2 => (who.clone(), any::<bool>()).prop_map(|(who, secret)| Op::Prove { who, secret }),
+        12 => (who.clone(), 0u64..3, proptest::option::of(who.clone()), 0u8..8)
             .prop_map(|(who, conn, to, id)| Op::Signal { who, conn, to, id }),
         4 => (who.clone(), 0u8..8).prop_map(|(who, id)| Op::Post { who, id }),
         2 => (who.clone(), conn.clone()).prop_map(|(who, conn)| Op::Leave { who, conn }),
@@ -154,6 +156,11 @@ impl Side {
                     Joined::Entered(view) => self.view(view),
                     full => format!("{full:?}"),
                 }
+            }
+            Op::Prove { who, secret } => {
+                let secret = if secret { format!("s{who}") } else { "forged".into() };
+                let proven = self.stores[0].prove(room, &member(who), &secret).await;
+                proven.map_or_else(refused, |()| "proven".into())
             }
             Op::Signal { who, conn, to, id } => {
                 let signal = Signal {

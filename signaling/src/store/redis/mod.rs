@@ -268,6 +268,10 @@ impl RedisStore {
         }
     }
 
+    pub(super) async fn prove(&self, room: &RoomName, member: &MemberId, secret: &str) -> Outcome<()> {
+        self.run(&SCRIPTS.prove, room, &[member.as_str(), secret]).await.map(drop)
+    }
+
     pub(super) async fn signal(&self, room: &RoomName, signal: &Signal) -> Outcome<Sent> {
         let Signal { from, conn, to, id, data } = signal;
         let rest = Draft::signal(from, to.as_ref(), String::new(), data).rest;

@@ -146,6 +146,12 @@ local function refused(member, conn)
   return nil
 end
 
+-- 0 stands for whichever connection the session has: its writer has shown the secret
+local function which(member, conn)
+  local m = conn == '0' and load(member)
+  return m and m.conn or conn
+end
+
 -- Appends a signal, unless the same request was appended before, or nobody is there to get it.
 local function pass(from, to, id, rest, somebody)
   local request = from .. ' ' .. id

@@ -12,6 +12,7 @@ use std::{str::FromStr, sync::LazyLock, vec::IntoIter};
 /// All scripts.
 pub(super) struct Scripts {
     pub(super) join: Script,
+    pub(super) prove: Script,
     pub(super) signal: Script,
     pub(super) post: Script,
     pub(super) leave: Script,
@@ -32,6 +33,7 @@ macro_rules! script {
 
 pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
     join: script!("join.lua"),
+    prove: script!("prove.lua"),
     signal: script!("signal.lua"),
     post: script!("post.lua"),
     leave: script!("leave.lua"),
