@@ -10,6 +10,7 @@ pub mod args;
 pub mod build;
 pub mod controller;
 pub mod drain;
+pub mod figures;
 pub mod lease;
 pub mod metrics;
 pub mod rotation;

@@ -8,6 +8,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use crate::figures::Figures;
+
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Reason {
     reason: &'static str,
@@ -26,6 +28,7 @@ pub struct Metrics {
     duration: Histogram,
     writes: Family<Kind, Counter>,
     leader: Gauge<i64, AtomicI64>,
+    pub(crate) figures: Figures,
 }
 
 impl Metrics {
@@ -37,7 +40,9 @@ impl Metrics {
             duration: Histogram::new([0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0]),
             writes: Family::default(),
             leader: Gauge::default(),
+            figures: Figures::default(),
         };
+        registry.register_collector(Box::new(metrics.figures.clone()));
         registry.register("rtc_operator_reconciles", "Reconciles that ended", metrics.reconciles.clone());
         registry.register("rtc_operator_reconcile_errors", "Reconciles that failed", metrics.errors.clone());
         registry.register(

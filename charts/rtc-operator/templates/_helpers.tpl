@@ -72,6 +72,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - apiGroups: [gateway.networking.k8s.io]
   resources: [httproutes]
   verbs: [get, create, patch, delete]
+# read where the Prometheus operator is not installed too, to find out
+- apiGroups: [monitoring.coreos.com]
+  resources: [prometheusrules, servicemonitors]
+  verbs: [get, create, patch, delete]
 # pods are annotated so that their kubelet refreshes a rotated key at once, and
 # TURN pods are deleted once they are drained
 - apiGroups: [""]

@@ -34,7 +34,8 @@ pub struct RtcClusterStatus {
     pub endpoints: Option<Endpoints>,
     /// What is so and what is not, each with a reason and a sentence that says what to do: Ready, Progressing,
     /// Degraded, SignalingAvailable, TurnAvailable, AddressesResolved, KeyRingInSync, Draining, Paused,
-    /// PodSecurityAdmitted.
+    /// PodSecurityAdmitted; and where the manifest asks for what they are about AutoscalingActive, RouteReady,
+    /// SecretsResolved, CertificatesValid and MonitoringApplied.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
 }
@@ -67,6 +68,8 @@ pub struct TurnStatus {
     pub updated: i32,
     /// Allocations that live.
     pub allocations: i64,
+    /// Allocations that the nodes that serve can hold, by their relay ports and `quotas.allocations`.
+    pub capacity: i64,
     /// `ready/desired`, for `kubectl get`.
     pub summary: String,
 }

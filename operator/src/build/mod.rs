@@ -9,10 +9,12 @@ pub mod ingress;
 pub mod networkpolicy;
 pub mod pod;
 pub mod poddisruptionbudget;
+pub mod prometheusrule;
 pub mod redis;
 pub mod secret;
 pub mod service;
 pub mod serviceaccount;
+pub mod servicemonitor;
 
 use rtc_operator_api::{RtcCluster, RtcClusterSpec};
 use serde_json::{Value, json};
@@ -59,6 +61,10 @@ pub enum Kind {
     NetworkPolicy,
     /// gateway.networking.k8s.io/v1, where the Gateway API is installed
     HttpRoute,
+    /// monitoring.coreos.com/v1, where the Prometheus operator is installed
+    ServiceMonitor,
+    /// monitoring.coreos.com/v1, where the Prometheus operator is installed
+    PrometheusRule,
 }
 
 impl Kind {
@@ -72,6 +78,7 @@ impl Kind {
             Self::HorizontalPodAutoscaler => "autoscaling/v2",
             Self::Ingress | Self::NetworkPolicy => "networking.k8s.io/v1",
             Self::HttpRoute => "gateway.networking.k8s.io/v1",
+            Self::ServiceMonitor | Self::PrometheusRule => "monitoring.coreos.com/v1",
         }
     }
 
@@ -90,6 +97,8 @@ impl Kind {
             Self::Ingress => "Ingress",
             Self::NetworkPolicy => "NetworkPolicy",
             Self::HttpRoute => "HTTPRoute",
+            Self::ServiceMonitor => "ServiceMonitor",
+            Self::PrometheusRule => "PrometheusRule",
         }
     }
 
@@ -101,6 +110,8 @@ impl Kind {
             Self::HorizontalPodAutoscaler => spec.signaling.autoscaling.is_some(),
             Self::Ingress => route.is_some_and(|route| route.ingress.is_some()),
             Self::HttpRoute => route.is_some_and(|route| route.gateway.is_some()),
+            Self::ServiceMonitor => spec.monitoring.service_monitor,
+            Self::PrometheusRule => spec.monitoring.rules,
             _ => true,
         }
     }

@@ -167,3 +167,19 @@ fn a_managed_redis_is_all_that_signaling_reaches_beside_dns() {
     let redis = built(json!({}), |build| policies(build, 1));
     assert_eq!(redis["spec"]["egress"], json!([]));
 }
+
+#[test]
+fn capacity_is_what_the_relay_ports_and_the_quota_leave() {
+    let expression = |spec: Value| {
+        let rule = built(spec, |build| prometheusrule::build(build).unwrap());
+        let rules = rule["spec"]["groups"][0]["rules"].as_array().unwrap().clone();
+        let low = rules.iter().find(|rule| rule["alert"] == "RtcTurnCapacityLow").unwrap();
+        low["expr"].as_str().unwrap().to_owned()
+    };
+    let rules = json!({"rules": true});
+    assert!(expression(json!({"monitoring": rules})).ends_with("* 16384) > 0.8"));
+    let ports = json!({"relayPorts": {"min": 50000, "max": 50099}});
+    assert!(expression(json!({"monitoring": rules, "turn": ports})).ends_with("* 100) > 0.8"));
+    let quota = json!({"quotas": {"allocations": 500}});
+    assert!(expression(json!({"monitoring": rules, "turn": quota})).ends_with("* 500) > 0.8"));
+}

@@ -2,7 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use rtc_credentials::Waiting;
-use rtc_operator_api::RtcCluster;
+use rtc_operator_api::{RtcCluster, status::NodeState};
 
 use super::{
     Error,
@@ -273,7 +273,7 @@ fn draining(plan: &Plan) -> Fact {
     let out: Vec<_> = plan
         .nodes
         .iter()
-        .filter(|node| matches!(node.reason, Some(Reason::Draining | Reason::Cordoned)))
+        .filter(|node| node.state() == NodeState::Draining)
         .map(|node| format!("{}: {}", node.node, why(node)))
         .collect();
     match out.first() {

@@ -38,7 +38,7 @@ pub const DRAINING_ANNOTATION: &str = "rtc-operator.dev/draining-since";
 const POLLS_AT_A_TIME: usize = 64;
 
 /// Everything that the operator may have made for a cluster: the kind and the end of the name.
-pub const OWNED: [(Kind, &str); 17] = [
+pub const OWNED: [(Kind, &str); 20] = [
     (Kind::Secret, "keys"),
     (Kind::ConfigMap, "turn"),
     (Kind::ServiceAccount, "signaling"),
@@ -46,6 +46,7 @@ pub const OWNED: [(Kind, &str); 17] = [
     (Kind::ServiceAccount, "redis"),
     (Kind::Service, "signaling"),
     (Kind::Service, "redis"),
+    (Kind::Service, "metrics"),
     (Kind::Deployment, "signaling"),
     (Kind::Deployment, "redis"),
     (Kind::DaemonSet, "turn"),
@@ -56,6 +57,8 @@ pub const OWNED: [(Kind, &str); 17] = [
     (Kind::NetworkPolicy, "signaling"),
     (Kind::NetworkPolicy, "redis"),
     (Kind::HttpRoute, "signaling"),
+    (Kind::ServiceMonitor, "metrics"),
+    (Kind::PrometheusRule, "alerts"),
 ];
 
 /// A TURN pod.

@@ -155,6 +155,9 @@ async fn run(cluster: &RtcCluster, context: &Context) -> Result<Action, Error> {
     let plan = plan::plan(cluster, &observed, &verdict, &context.image, &context.namespace)?;
     let outcome = apply::apply(cluster, &observed, &plan, context).await;
     let new = status::build(cluster, &observed, &plan, &verdict, outcome.error.as_ref());
+    let certificates = secrets::certificates(cluster, &observed).map(|(name, found)| (name, found.until));
+    let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
+    context.metrics.figures.note((&namespace, &name), &new, &plan.nodes, certificates.collect());
     // Told before the status is written: what is announced twice after a crash is better than never.
     for event in &events::news(cluster, &new, &plan, &outcome) {
         events::publish(context, cluster, event).await;

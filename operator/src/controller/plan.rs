@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kube::ResourceExt;
 use rtc_credentials::{Fleet, FleetListener, FleetNode, PortRange, Transport, Waiting};
-use rtc_operator_api::{REVOKE_ANNOTATION, ROTATE_ANNOTATION, RtcCluster, spec};
+use rtc_operator_api::{REVOKE_ANNOTATION, ROTATE_ANNOTATION, RtcCluster, spec, status::NodeState};
 
 use super::{
     Error,
@@ -16,7 +16,8 @@ use crate::{
     addresses::{self, Resolved},
     build::{
         Build, Desired, Kind, configmap, daemonset, deployment, fingerprint, horizontalpodautoscaler,
-        httproute, ingress, networkpolicy, poddisruptionbudget, redis, secret, service, serviceaccount,
+        httproute, ingress, networkpolicy, poddisruptionbudget, prometheusrule, redis, secret, service,
+        serviceaccount, servicemonitor,
     },
     drain::{self, Move},
     rotation::{self, Readers, Requests},
@@ -73,6 +74,18 @@ pub struct PlannedNode {
     pub serving: bool,
     /// Why not.
     pub reason: Option<Reason>,
+}
+
+impl PlannedNode {
+    /// Whether clients are sent there, in one word.
+    #[must_use]
+    pub fn state(&self) -> NodeState {
+        match &self.reason {
+            None => NodeState::Serving,
+            Some(Reason::Draining | Reason::Cordoned) => NodeState::Draining,
+            Some(_) => NodeState::Excluded,
+        }
+    }
 }
 
 /// Why clients are not sent to a node.
@@ -155,6 +168,8 @@ pub fn plan(
     objects.extend(horizontalpodautoscaler::build(&build));
     objects.extend(ingress::build(&build));
     objects.extend(httproute::build(&build));
+    objects.extend(servicemonitor::build(&build));
+    objects.extend(prometheusrule::build(&build));
     objects.push(turn);
     objects.retain(|object| !observed.unserved.contains(object.kind.name()));
 

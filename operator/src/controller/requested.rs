@@ -12,7 +12,34 @@ use crate::build::{Kind, horizontalpodautoscaler::CONNECTIONS_METRIC};
 /// The conditions of what a manifest asks for.
 #[must_use]
 pub fn facts(cluster: &RtcCluster, observed: &Observed) -> Vec<Fact> {
-    autoscaling(cluster, observed).into_iter().chain(route(cluster, observed)).collect()
+    [autoscaling(cluster, observed), route(cluster, observed), monitoring(cluster, observed)]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+/// Whether the Prometheus operator can take its objects.
+fn monitoring(cluster: &RtcCluster, observed: &Observed) -> Option<Fact> {
+    const KIND: &str = "MonitoringApplied";
+    let kinds = [(Kind::ServiceMonitor, "metrics"), (Kind::PrometheusRule, "alerts")];
+    let wanted: Vec<_> = kinds.into_iter().filter(|(kind, _)| kind.wanted(&cluster.spec)).collect();
+    if wanted.is_empty() {
+        return None;
+    }
+    if wanted.iter().any(|(kind, _)| observed.unserved.contains(kind.name())) {
+        let message = "this cluster does not serve monitoring.coreos.com/v1; install the Prometheus operator, or its \
+                       CustomResourceDefinitions at least, or set spec.monitoring to false; this is looked at again \
+                       every 30s";
+        return Some(fact(KIND, false, "PrometheusOperatorMissing", message));
+    }
+    let name = |suffix: &str| format!("{}-{suffix}", cluster.metadata.name.as_deref().unwrap_or_default());
+    let named: Vec<_> =
+        wanted.iter().map(|(kind, suffix)| format!("{} {}", kind.name(), name(suffix))).collect();
+    let there = wanted.iter().all(|(kind, suffix)| observed.object(*kind, &name(suffix)).is_some());
+    Some(match there {
+        true => fact(KIND, true, "Applied", format!("there are {}", named.join(" and "))),
+        false => fact(KIND, false, "Pending", format!("not there yet: {}", named.join(" and "))),
+    })
 }
 
 /// What the autoscaler says of itself.

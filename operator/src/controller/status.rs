@@ -17,7 +17,7 @@ use super::{
     Context, Error, FIELD_MANAGER,
     conditions::{self, Counts},
     dereference::Observed,
-    plan::{Plan, Reason},
+    plan::Plan,
     validate::Verdict,
 };
 use crate::build::{CLUSTER_LABEL, COMPONENT_LABEL, Kind, service};
@@ -55,7 +55,7 @@ pub fn build(
                 .sum(),
             summary: format!("{}/{}", counts.signaling_ready, counts.signaling_desired),
         }),
-        turn: Some(turn(observed, plan, counts)),
+        turn: Some(turn(cluster, observed, plan, counts)),
         nodes: nodes(observed, plan),
         key_ring: key_ring(cluster, observed, plan),
         endpoints: Some(endpoints(cluster, plan)),
@@ -109,16 +109,17 @@ fn counts(cluster: &RtcCluster, observed: &Observed, plan: &Plan) -> Counts {
     }
 }
 
-fn turn(observed: &Observed, plan: &Plan, counts: Counts) -> TurnStatus {
+fn turn(cluster: &RtcCluster, observed: &Observed, plan: &Plan, counts: Counts) -> TurnStatus {
     let ready = small(observed.turn.iter().filter(|pod| pod.ready && !pod.terminating).count());
-    let draining =
-        plan.nodes.iter().filter(|n| matches!(n.reason, Some(Reason::Draining | Reason::Cordoned)));
+    let draining = plan.nodes.iter().filter(|node| node.state() == NodeState::Draining);
+    let serving = plan.nodes.iter().filter(|node| node.serving).count();
     TurnStatus {
         desired: counts.turn_desired,
         ready,
         draining: small(draining.count()),
         updated: counts.turn_updated,
         allocations: observed.turn.iter().map(|pod| pod.allocations()).sum(),
+        capacity: i64::from(small(serving)) * i64::from(cluster.spec.turn.allocations_per_node()),
         summary: format!("{ready}/{}", counts.turn_desired),
     }
 }
@@ -133,11 +134,7 @@ fn nodes(observed: &Observed, plan: &Plan) -> Vec<NodeStatus> {
             NodeStatus {
                 node: node.node.clone(),
                 addresses: node.addresses.iter().map(ToString::to_string).collect(),
-                state: match &node.reason {
-                    None => NodeState::Serving,
-                    Some(Reason::Draining | Reason::Cordoned) => NodeState::Draining,
-                    Some(_) => NodeState::Excluded,
-                },
+                state: node.state(),
                 reason: node.reason.is_some().then(|| conditions::why(node)),
                 allocations: report.map(|report| report.allocations),
                 key_ring_revision: report.and_then(|report| i64::try_from(report.ring.revision).ok()),

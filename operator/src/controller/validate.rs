@@ -44,11 +44,7 @@ pub fn validate(cluster: &RtcCluster) -> Verdict {
         |of: &[(bool, &str)]| of.iter().filter(|(is, _)| *is).map(|(_, what)| (*what).to_owned()).collect();
     let external = spec.redis.external.as_ref();
     verdict.refused = list(&[(turn.mode == TurnMode::StunOnly, "turn.mode: STUNOnly")]);
-    verdict.without_effect = list(&[
-        (turn.addresses.stun_server.is_some(), "turn.addresses.stunServer"),
-        (spec.monitoring.service_monitor, "monitoring.serviceMonitor"),
-        (spec.monitoring.rules, "monitoring.rules"),
-    ]);
+    verdict.without_effect = list(&[(turn.addresses.stun_server.is_some(), "turn.addresses.stunServer")]);
     verdict.for_trying_out = list(&[
         (
             signaling.auth.mode == AuthMode::Anonymous,

@@ -13,6 +13,7 @@ mod certificates_are_followed;
 mod deletion_leaves_nothing;
 mod keys_rotate_when_all_have_them;
 mod kubelet;
+mod monitoring_is_there_where_it_can_be;
 mod only_who_must_connects;
 mod others_fields_survive;
 mod routes_lead_in;

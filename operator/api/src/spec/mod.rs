@@ -7,7 +7,7 @@ mod redis;
 mod signaling;
 mod turn;
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeMap};
 
 pub use credentials::{Credentials, Rotation};
 pub use image::{Image, PullPolicy};
@@ -67,14 +67,19 @@ pub struct RtcClusterSpec {
     pub network_policies: NetworkPolicies,
 }
 
-/// Objects for the Prometheus operator.
+/// Objects for the Prometheus operator. Condition `MonitoringApplied` tells whether its definitions are there.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Monitoring {
-    /// Create a ServiceMonitor for the admin ports of the signaling and TURN pods.
+    /// Create a ServiceMonitor for the admin ports of the signaling and TURN pods, and a headless Service for it.
+    /// With `networkPolicies`, label the namespace of Prometheus with `rtc-operator.dev/monitoring: "true"`.
     pub service_monitor: bool,
-    /// Create a PrometheusRule with alerts.
+    /// Create a PrometheusRule with alerts that say what to do. Some of them need the operator's own metrics
+    /// (`metrics.serviceMonitor.enabled` of its chart).
     pub rules: bool,
+    /// Labels of both, by which a Prometheus selects what it reads, such as `release: prometheus`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// Who may connect to the pods, and to whom these may, where the cluster's network enforces NetworkPolicies.

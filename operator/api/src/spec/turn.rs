@@ -60,6 +60,18 @@ impl Default for Turn {
     }
 }
 
+impl Turn {
+    /// How many allocations a node can hold: one takes a relay port.
+    #[must_use]
+    pub fn allocations_per_node(&self) -> u32 {
+        let ports = u32::from(self.relay_ports.max.saturating_sub(self.relay_ports.min)) + 1;
+        match self.quotas.allocations {
+            0 => ports,
+            quota => quota.min(ports),
+        }
+    }
+}
+
 /// What the servers offer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum TurnMode {
