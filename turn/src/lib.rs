@@ -9,7 +9,10 @@
 //! | `listen` | the listening sockets, shared by the workers through SO_REUSEPORT |
 //! | `udp` | receiving in batches and GRO trains, sending in GSO trains |
 //! | `tcp` | connections of clients: frames in, bounded queues out |
-//! | `tls` | sessions under those connections, and certificates |
+//! | `tls` | sessions under those connections |
+//! | `dtls` | sessions under datagrams |
+//! | `places` | how many clients may be beginning such sessions |
+//! | `certificate` | what both begin with, from files |
 //! | `relay` | the relay sockets, towards peers |
 //! | `directory` | which worker holds which relayed address |
 //! | `post` | datagrams from one worker's clients to another's |
@@ -19,9 +22,12 @@
 //!
 //! The protocol is `rtc_turn_proto`'s; this crate owns sockets and clocks.
 
+mod certificate;
 mod directory;
+mod dtls;
 mod handle;
 mod listen;
+mod places;
 mod post;
 mod readiness;
 mod relay;

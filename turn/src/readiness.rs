@@ -1,6 +1,6 @@
 //! Readiness: a real allocation that relays to itself, through the sockets that clients use.
 
-use crate::tls;
+use crate::{dtls, tls};
 use rtc_credentials::{KeyRing, Secret, Transport, mint};
 use rtc_service::clock::unix_now;
 use rtc_turn_proto::{
@@ -41,6 +41,7 @@ pub(crate) enum NotReady {
 
 enum Link {
     Udp(UdpSocket),
+    Dtls(Box<dtls::Link>),
     Stream(Box<dyn Stream>, Vec<u8>),
 }
 
@@ -49,7 +50,11 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 impl Link {
-    async fn open(transport: Transport, server: SocketAddr) -> std::io::Result<Self> {
+    async fn open(
+        transport: Transport,
+        server: SocketAddr,
+        dtls: Option<&dtls::Config>,
+    ) -> std::io::Result<Self> {
         let server = reachable(server);
         if is_stream(transport) {
             let stream = TcpStream::connect(server).await?;
@@ -66,12 +71,16 @@ impl Link {
         };
         let socket = UdpSocket::bind(SocketAddr::new(any, 0)).await?;
         socket.connect(server).await?;
-        Ok(Self::Udp(socket))
+        Ok(match dtls.filter(|_| transport == Transport::Dtls) {
+            Some(config) => Self::Dtls(Box::new(dtls::Link::connect(socket, config).await?)),
+            None => Self::Udp(socket),
+        })
     }
 
     async fn send(&mut self, packet: &[u8]) -> std::io::Result<()> {
         match self {
             Self::Udp(socket) => socket.send(packet).await.map(|_| ()),
+            Self::Dtls(link) => link.send(packet).await,
             Self::Stream(stream, _) => {
                 stream.write_all(packet).await?;
                 // ChannelData is padded on a stream (RFC 8656, section 12.5)
@@ -90,6 +99,7 @@ impl Link {
                 buffer.truncate(length);
                 Ok(buffer)
             }
+            Self::Dtls(link) => link.receive().await,
             Self::Stream(stream, held) => loop {
                 if let Frame::Whole(frame) = framing::next(held, Channels::Rfc8656) {
                     let frame = frame.to_vec();
@@ -115,11 +125,16 @@ fn reachable(server: SocketAddr) -> SocketAddr {
 
 /// Allocates, binds a channel to the allocation's own relayed address, sends through it, and ends the
 /// allocation. A server whose quotas or ports are used up is ready: it does what it should.
-pub(crate) async fn probe(transport: Transport, server: SocketAddr, secret: &Secret) -> Result<(), NotReady> {
+pub(crate) async fn probe(
+    transport: Transport,
+    server: SocketAddr,
+    dtls: Option<&dtls::Config>,
+    secret: &Secret,
+) -> Result<(), NotReady> {
     let ring = KeyRing::single(secret.clone());
     let credential = mint(&ring, "rtc-readiness", Duration::from_secs(60), unix_now())?;
     let mut client = Client::new(credential.username, credential.password, unix_now());
-    let link = timeout(PATIENCE, Link::open(transport, server)).await;
+    let link = timeout(PATIENCE, Link::open(transport, server, dtls)).await;
     let mut link = link.map_err(|_| NotReady::Silence("a connection"))??;
     let relayed = match ask(&mut link, &mut client, "Allocate", Client::allocate).await? {
         Answer::Success { relayed: Some(relayed), .. } => relayed,
@@ -128,6 +143,9 @@ pub(crate) async fn probe(transport: Transport, server: SocketAddr, secret: &Sec
     };
     let result = echo(&mut link, &mut client, relayed).await;
     ask(&mut link, &mut client, "Refresh", |c| c.refresh(0)).await?;
+    if let Link::Dtls(link) = &mut link {
+        link.close().await?;
+    }
     result
 }
 

@@ -1,15 +1,13 @@
-//! Keys, certificates and the fleet from files that change, and what follows for peers and relayed addresses.
+//! Keys and the fleet from files that change, and what follows for peers and relayed addresses.
 
 use crate::{
     relay::Addresses,
     settings::{Config, FleetSource, RelayAddress, local_addresses, only_address},
     telemetry::PROBE_KEY,
-    tls,
 };
 use rtc_credentials::{Fleet, Key, KeyRing, KeyState, Secret};
 use rtc_service::watch::Files;
 use rtc_turn_proto::PeerPolicy;
-use rustls::ServerConfig;
 use std::{net::IpAddr, sync::Arc};
 
 /// The ring that workers get: the cluster's keys, and one of this process for its readiness probe,
@@ -26,12 +24,6 @@ pub(crate) fn with_probe_key(ring: &KeyRing, secret: &Secret) -> Arc<KeyRing> {
         });
     }
     Arc::new(ring)
-}
-
-/// What TLS begins with, if the files are sound and belong together.
-pub(crate) fn parse_tls(certificate: &Files, key: &Files) -> Result<Arc<ServerConfig>, String> {
-    let text = |files: &Files| files.values().next().cloned().unwrap_or_default();
-    tls::config(&text(certificate), &text(key)).map_err(|e| e.to_string())
 }
 
 /// What the fleet file says, if it is sound.

@@ -1,6 +1,7 @@
 //! Starts the workers, follows what changes, and ends when all is drained.
 
 use crate::{
+    certificate::Certificate,
     directory::Directory,
     handle::Handle,
     listen,
@@ -14,15 +15,14 @@ use crate::{
 };
 use prometheus_client::registry::Registry;
 use rtc_credentials::{ADMIN_TOKEN_FILE, Fleet, KeyRing, RingError, Secret, Transport};
-use rtc_service::{admin, net::BindError, watch};
-use rtc_turn_proto::{self as proto, Nonces, Quotas, Reservations, Share};
-use rustls::ServerConfig;
+use rtc_service::{admin, clock::unix_now, net::BindError, watch};
+use rtc_turn_proto::{self as proto, Nonces, Quotas, Reservations, Share, dtls::Cookies};
 use std::{
     collections::BTreeMap,
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     thread::JoinHandle,
     time::Duration,
 };
@@ -37,6 +37,8 @@ const NONCE_LIFETIME: u64 = 2400;
 const PROBE: Duration = Duration::from_secs(5);
 /// How often a server that is not ready is probed.
 const PROBE_AGAIN: Duration = Duration::from_millis(250);
+/// How often a certificate that expires soon is warned about.
+const WARN: Duration = Duration::from_secs(6 * 3600);
 /// What may be reloaded.
 const KEYS: &str = "keys";
 const FLEET: &str = "fleet file";
@@ -114,6 +116,7 @@ pub(crate) struct State {
     pub(crate) ring: KeyRing,
     pub(crate) fleet: Option<Fleet>,
     pub(crate) relay: Vec<RelayAddress>,
+    pub(crate) certificate: Option<Arc<Certificate>>,
     pub(crate) ready: Result<(), String>,
     /// By what changed, why the change could not be taken, for `/status`.
     pub(crate) reload_errors: BTreeMap<&'static str, String>,
@@ -139,7 +142,7 @@ impl Server {
             (Keys::Dir(_), None) => KeyRing::default(),
         };
         let (fleet_files, fleet) = follow_fleet(&config)?;
-        let (tls_files, tls) = follow_tls(&config)?;
+        let (tls_files, certificate) = follow_tls(&config)?;
         let relay = reload::relay_addresses(&config, fleet.as_ref());
         let addresses = Addresses::new(&relay);
         let quotas = Quotas::new(config.limits);
@@ -156,6 +159,7 @@ impl Server {
         let keys = reload::with_probe_key(&ring, &probe_secret);
         let peers = reload::peer_policy(&config, fleet.as_ref(), &addresses);
         let nonces = Nonces::new(random()?, NONCE_LIFETIME);
+        let cookies = Cookies::new(random()?);
         let directory = Arc::new(Directory::new(config.relay_ports));
         let (doors, parcels) = Doors::new(config.workers);
         let mut workers = Vec::new();
@@ -181,7 +185,8 @@ impl Server {
                 server,
                 addresses,
                 channels: config.channels,
-                tls: tls.clone(),
+                certificate: certificate.clone(),
+                cookies: cookies.clone(),
                 handshake_timeout: config.handshake_timeout,
                 max_handshakes: config.max_handshakes,
                 ring_revision: ring.revision,
@@ -194,11 +199,20 @@ impl Server {
             mailboxes.push(mailbox);
             published.push(counters);
         }
-        let telemetry = Telemetry(published);
+        let telemetry = Telemetry { workers: published, ..Telemetry::default() };
+        if let Some(certificate) = &certificate {
+            telemetry.certificate_expires.store(certificate.expires, Ordering::Relaxed);
+        }
         let mut registry = Registry::default();
         registry.register_collector(Box::new(telemetry.clone()));
-        let state =
-            State { ring, fleet, relay, ready: Err("starting".into()), reload_errors: BTreeMap::new() };
+        let state = State {
+            ring,
+            fleet,
+            relay,
+            certificate,
+            ready: Err("starting".into()),
+            reload_errors: BTreeMap::new(),
+        };
         let shared = Arc::new(Shared {
             local,
             admin: admin.as_ref().and_then(|l| l.local_addr().ok()),
@@ -230,13 +244,13 @@ fn random() -> Result<[u8; 32], StartError> {
 
 type TlsFiles = Option<(signal::Receiver<watch::Files>, signal::Receiver<watch::Files>)>;
 
-fn follow_tls(config: &Config) -> Result<(TlsFiles, Option<Arc<ServerConfig>>), StartError> {
+fn follow_tls(config: &Config) -> Result<(TlsFiles, Option<Arc<Certificate>>), StartError> {
     let Some(files) = &config.tls else { return Ok((None, None)) };
     let error = |path: &Path, reason| StartError::Tls { path: path.display().to_string(), reason };
     let follow =
         |path: &PathBuf| watch::files(path.clone(), watch::INTERVAL).map_err(|e| error(path, e.to_string()));
     let (certificate, key) = (follow(&files.certificate)?, follow(&files.key)?);
-    let parsed = reload::parse_tls(&certificate.borrow(), &key.borrow());
+    let parsed = Certificate::read(&certificate.borrow(), &key.borrow(), config.dtls_handshake());
     let parsed = parsed.map_err(|reason| error(&files.certificate, reason))?;
     Ok((Some((certificate, key)), Some(parsed)))
 }
@@ -287,15 +301,24 @@ fn spawn_tasks(
         let this = Arc::clone(shared);
         until_stopped(shared, async move {
             loop {
+                this.warn_of_expiry();
+                sleep(WARN).await;
+            }
+        });
+        let this = Arc::clone(shared);
+        until_stopped(shared, async move {
+            loop {
                 tokio::select! {
                     changed = certificate.changed() => if changed.is_err() { return },
                     changed = key.changed() => if changed.is_err() { return },
                 }
                 // the other may be about to change too
                 sleep(watch::INTERVAL).await;
-                let config = reload::parse_tls(&certificate.borrow_and_update(), &key.borrow_and_update());
-                match config {
-                    Ok(config) => this.set_certificate(config),
+                let dtls = this.config.dtls_handshake();
+                let read =
+                    Certificate::read(&certificate.borrow_and_update(), &key.borrow_and_update(), dtls);
+                match read {
+                    Ok(certificate) => this.set_certificate(certificate),
                     Err(error) => this.cannot_reload(CERTIFICATE, error),
                 }
             }
@@ -369,10 +392,22 @@ impl Shared {
         state.reload_errors.remove(FLEET);
     }
 
-    fn set_certificate(&self, config: Arc<ServerConfig>) {
+    fn set_certificate(&self, certificate: Arc<Certificate>) {
         tracing::info!("new certificate");
-        self.tell(&Command::Certificate(config));
-        self.state().reload_errors.remove(CERTIFICATE);
+        self.tell(&Command::Certificate(Arc::clone(&certificate)));
+        self.telemetry.certificate_expires.store(certificate.expires, Ordering::Relaxed);
+        let mut state = self.state();
+        state.certificate = Some(certificate);
+        state.reload_errors.remove(CERTIFICATE);
+        drop(state);
+        self.warn_of_expiry();
+    }
+
+    fn warn_of_expiry(&self) {
+        let certificate = self.state().certificate.clone();
+        if let Some(warning) = certificate.and_then(|c| c.warning(unix_now())) {
+            tracing::warn!("{warning}");
+        }
     }
 
     fn cannot_reload(&self, what: &'static str, error: String) {
@@ -403,11 +438,14 @@ impl Shared {
             let node = self.config.fleet.as_ref().and_then(|f| f.node.clone()).unwrap_or_default();
             return Err(format!("node {node:?} has no address in the fleet file yet"));
         }
-        let plain = self.local.iter().find(|(transport, _)| *transport != Transport::Tls);
+        let is_plain = |transport| matches!(transport, Transport::Udp | Transport::Tcp);
+        let plain = self.local.iter().find(|(transport, _)| is_plain(*transport));
         let Some((transport, address)) = plain.or(self.local.first()) else {
             return Err("no listener".into());
         };
-        readiness::probe(*transport, *address, &self.probe_secret).await.map_err(|e| e.to_string())
+        let dtls = self.state().certificate.as_ref().and_then(|c| c.dtls.clone());
+        let probed = readiness::probe(*transport, *address, dtls.as_deref(), &self.probe_secret);
+        probed.await.map_err(|e| e.to_string())
     }
 
     pub(crate) fn drain(&self, deadline: Duration) {

@@ -19,7 +19,7 @@ use std::{
 #[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Settings {
-    /// Where clients connect: udp://, tcp:// or tls://ADDRESS:PORT. Repeat for more
+    /// Where clients connect: udp://, tcp://, tls:// or dtls://ADDRESS:PORT. Repeat for more
     #[arg(long, env = "RTC_TURN_LISTEN", value_delimiter = ',', value_name = "URL")]
     pub listen: Vec<Listen>,
     /// The address to relay from, and the one that peers see, if another. Once per family
@@ -37,10 +37,11 @@ pub struct Settings {
     /// A single key, for trying out
     #[arg(long, env = "RTC_TURN_SECRET", conflicts_with = "keys", hide_env_values = true)]
     pub secret: Option<SecretText>,
-    /// The certificate of tls:// listeners and its chain, as PEM; changes apply within a second
+    /// The certificate of tls:// and dtls:// listeners and its chain, as PEM; changes apply within a
+    /// second
     #[arg(long, env = "RTC_TURN_TLS_CERT", value_name = "FILE", requires = "tls_key")]
     pub tls_cert: Option<PathBuf>,
-    /// The certificate's key, as PEM
+    /// The certificate's key, as PEM; for dtls:// an ECDSA key
     #[arg(long, env = "RTC_TURN_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
     /// A range of peers to allow although it is private. Repeat for more
@@ -85,7 +86,7 @@ pub struct Settings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Listen {
-    /// UDP, TCP or TLS.
+    /// UDP, TCP, TLS or DTLS.
     pub transport: Transport,
     /// Port 0 picks a free one.
     pub address: SocketAddr,
@@ -129,16 +130,14 @@ impl FromStr for Listen {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let how = "write udp://, tcp:// or tls://ADDRESS:PORT, such as udp://0.0.0.0:3478";
+        let how = "write udp://, tcp://, tls:// or dtls://ADDRESS:PORT, such as udp://0.0.0.0:3478";
         let (scheme, rest) =
             text.split_once("://").ok_or_else(|| format!("{text:?} is no listener: {how}"))?;
         let transport = match scheme {
             "udp" => Transport::Udp,
             "tcp" => Transport::Tcp,
             "tls" => Transport::Tls,
-            "dtls" => {
-                return Err("dtls:// is not served by this version: use udp://, tcp:// or tls://".into());
-            }
+            "dtls" => Transport::Dtls,
             _ => return Err(format!("{text:?} has an unknown transport: {how}")),
         };
         let address = rest.parse().map_err(|_| format!("{rest:?} is no address with a port: {how}"))?;
@@ -262,11 +261,12 @@ pub struct Config {
     pub realm: String,
     /// The keys.
     pub keys: Keys,
-    /// For TLS listeners, which need it.
+    /// For TLS and DTLS listeners, which need it.
     pub tls: Option<TlsFiles>,
-    /// How long a client may take to begin TLS.
+    /// How long a client may take to begin TLS or DTLS.
     pub handshake_timeout: Duration,
-    /// Clients per worker that may be beginning TLS; further ones are closed at once.
+    /// Clients per worker that may be beginning TLS, and as many DTLS; further ones are closed at once,
+    /// or not answered.
     pub max_handshakes: usize,
     /// Peers that are allowed although they are private.
     pub allow: Vec<IpNet>,
@@ -297,7 +297,7 @@ pub enum SettingsError {
     /// The secret is unusable.
     #[error("--secret: {0}")]
     Secret(rtc_credentials::SecretError),
-    /// A TLS listener without a certificate.
+    /// A TLS or DTLS listener without a certificate.
     #[error("{0} needs a certificate: give --tls-cert FILE and --tls-key FILE")]
     NoCertificate(Listen),
     /// The fleet file is unusable.
@@ -328,6 +328,14 @@ pub enum SettingsError {
         "port {0} is in the relay ports too: choose another port with --listen or other ports with --relay-ports"
     )]
     PortInRange(u16),
+}
+
+impl Config {
+    /// How long a DTLS handshake may take, where DTLS is served.
+    pub(crate) fn dtls_handshake(&self) -> Option<Duration> {
+        let served = self.listen.iter().any(|l| l.transport == Transport::Dtls);
+        served.then_some(self.handshake_timeout)
+    }
 }
 
 impl Settings {
@@ -364,7 +372,8 @@ impl Settings {
             (Some(certificate), Some(key)) => Some(TlsFiles { certificate, key }),
             _ => None,
         };
-        if let (Some(listen), None) = (listen.iter().find(|l| l.transport == Transport::Tls), &tls) {
+        let secure = |l: &&Listen| matches!(l.transport, Transport::Tls | Transport::Dtls);
+        if let (Some(listen), None) = (listen.iter().find(secure), &tls) {
             return Err(SettingsError::NoCertificate(*listen));
         }
         let waits_for_fleet = fleet.as_ref().is_some_and(|fleet| fleet.node.is_some());
@@ -438,9 +447,10 @@ mod tests {
 
     #[test]
     fn listeners_that_are_not_served_say_which_are() {
-        assert_eq!("udp://[::]:3478".parse::<Listen>().unwrap().to_string(), "udp://[::]:3478");
-        for bad in ["dtls://0.0.0.0:5349", "tls://0.0.0.0", "0.0.0.0:3478", "udp://host", "sctp://0.0.0.0:1"]
-        {
+        for good in ["udp://[::]:3478", "dtls://0.0.0.0:5349"] {
+            assert_eq!(good.parse::<Listen>().unwrap().to_string(), good);
+        }
+        for bad in ["tls://0.0.0.0", "0.0.0.0:3478", "udp://host", "sctp://0.0.0.0:1"] {
             assert!(bad.parse::<Listen>().unwrap_err().contains("udp://"), "{bad}");
         }
     }
@@ -464,12 +474,14 @@ mod tests {
         };
         assert!(!format!("{settings:?}").contains("north"));
         assert!(matches!(settings.resolve(), Err(SettingsError::PortInRange(50000))));
-        let settings = Settings {
-            secret: Some("north".parse().unwrap()),
-            listen: vec!["tls://127.0.0.1:5349".parse().unwrap()],
-            ..Settings::default()
-        };
-        let error = settings.resolve().unwrap_err().to_string();
-        assert!(error.contains("tls://127.0.0.1:5349") && error.contains("--tls-cert"), "{error}");
+        for url in ["tls://127.0.0.1:5349", "dtls://127.0.0.1:5349"] {
+            let settings = Settings {
+                secret: Some("north".parse().unwrap()),
+                listen: vec![url.parse().unwrap()],
+                ..Settings::default()
+            };
+            let error = settings.resolve().unwrap_err().to_string();
+            assert!(error.contains(url) && error.contains("--tls-cert"), "{error}");
+        }
     }
 }

@@ -10,7 +10,10 @@ use rtc_turn_proto::{self as proto, Counters, Drop, ErrorCode, Traffic};
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -38,6 +41,11 @@ pub(crate) struct Work {
     pub(crate) short_cuts: u64,
     pub(crate) handshakes_done: u64,
     pub(crate) handshakes_failed: u64,
+    pub(crate) associations: u64,
+    /// ClientHellos that were answered with a cookie.
+    pub(crate) challenges: u64,
+    pub(crate) dtls_handshakes_done: u64,
+    pub(crate) dtls_handshakes_failed: u64,
     /// The longest that a turn of the loop has taken since it was last published.
     pub(crate) longest_turn: Duration,
 }
@@ -55,16 +63,20 @@ impl Published {
     }
 }
 
-/// All workers' counters.
-#[derive(Clone, Debug)]
-pub(crate) struct Telemetry(pub(crate) Vec<Arc<Published>>);
+/// All workers' counters, and what they share.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Telemetry {
+    pub(crate) workers: Vec<Arc<Published>>,
+    /// When the certificate expires, in Unix seconds; 0 where there is none.
+    pub(crate) certificate_expires: Arc<AtomicU64>,
+}
 
 impl Telemetry {
     /// The sum; of the ring's revision the least, as a change is in effect when all have it.
     pub(crate) fn total(&self) -> Snapshot {
         let mut total = Snapshot::default();
         total.work.ring_revision = u64::MAX;
-        for worker in &self.0 {
+        for worker in &self.workers {
             let one = worker.snapshot();
             add(&mut total.counters, &one.counters);
             for (id, uses) in one.key_uses {
@@ -76,6 +88,10 @@ impl Telemetry {
             sum.short_cuts += one.short_cuts;
             sum.handshakes_done += one.handshakes_done;
             sum.handshakes_failed += one.handshakes_failed;
+            sum.associations += one.associations;
+            sum.challenges += one.challenges;
+            sum.dtls_handshakes_done += one.dtls_handshakes_done;
+            sum.dtls_handshakes_failed += one.dtls_handshakes_failed;
             sum.longest_turn = sum.longest_turn.max(one.longest_turn);
         }
         total
@@ -129,9 +145,18 @@ impl Collector for Telemetry {
             .collect();
         family(encoder, "rtc_turn_key_uses", "Allocations begun by each key of the ring", &keys)?;
         let work = &total.work;
-        let handshakes = [("done", work.handshakes_done), ("failed", work.handshakes_failed)];
-        let handshakes = handshakes.map(|(result, n)| ([("result", result.to_owned())], n));
-        family(encoder, "rtc_turn_tls_handshakes", "TLS handshakes that ended", &handshakes)?;
+        let handshakes = [
+            ("tls", "done", work.handshakes_done),
+            ("tls", "failed", work.handshakes_failed),
+            ("dtls", "done", work.dtls_handshakes_done),
+            ("dtls", "failed", work.dtls_handshakes_failed),
+        ];
+        let handshakes = handshakes.map(|(transport, result, n)| {
+            ([("transport", transport.to_owned()), ("result", result.to_owned())], n)
+        });
+        family(encoder, "rtc_turn_tls_handshakes", "TLS and DTLS handshakes that ended", &handshakes)?;
+        let help = "ClientHellos over DTLS that were answered with a cookie, and forgotten";
+        count(encoder, "rtc_turn_dtls_challenges", help, work.challenges)?;
         gauge(encoder, "rtc_turn_allocations", "Allocations that are live", counters.live as f64)?;
         gauge(
             encoder,
@@ -139,12 +164,19 @@ impl Collector for Telemetry {
             "TCP and TLS connections of clients",
             total.work.connections as f64,
         )?;
+        let associations = total.work.associations as f64;
+        gauge(encoder, "rtc_turn_associations", "DTLS associations of clients", associations)?;
         gauge(
             encoder,
             "rtc_turn_ring_revision",
             "The key ring that all workers use",
             total.work.ring_revision as f64,
         )?;
+        let expires = self.certificate_expires.load(Ordering::Relaxed);
+        if expires > 0 {
+            let help = "When the certificate of TLS and DTLS listeners expires, in Unix time";
+            gauge(encoder, "rtc_turn_tls_certificate_expiry_seconds", help, expires as f64)?;
+        }
         let lag = total.work.longest_turn.as_secs_f64();
         gauge(encoder, "rtc_turn_loop_seconds", "The longest recent turn of a worker's loop", lag)
     }
@@ -153,7 +185,7 @@ impl Collector for Telemetry {
 fn traffic(counters: &Counters, of: impl Fn(&Traffic) -> u64) -> Vec<([(&'static str, String); 2], u64)> {
     let mut rows = Vec::new();
     for (direction, by_transport) in [("to_peer", &counters.to_peers), ("to_client", &counters.to_clients)] {
-        for transport in [Transport::Udp, Transport::Tcp, Transport::Tls] {
+        for transport in [Transport::Udp, Transport::Tcp, Transport::Tls, Transport::Dtls] {
             let name = crate::settings::transport_name(transport).to_owned();
             let value = of(&by_transport[transport as usize]);
             rows.push(([("direction", direction.to_owned()), ("transport", name)], value));

@@ -8,7 +8,7 @@ use rustls::{
     ClientConfig, DigitallySignedStruct, ServerConfig, ServerConnection, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime},
 };
 use std::{
     io::{self, Read, Write},
@@ -24,28 +24,11 @@ const ALPN: [&[u8]; 2] = [b"stun.turn", b"stun.nat-discovery"];
 /// How many bytes are encrypted before they are written.
 const BATCH: usize = 16 << 10;
 
-/// Why a certificate and its key cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum CertificateError {
-    #[error("the certificate file holds no PEM certificate")]
-    NoCertificate,
-    #[error("the certificate file: {0}")]
-    Certificate(rustls::pki_types::pem::Error),
-    #[error("the key file holds no PEM private key: {0}")]
-    Key(rustls::pki_types::pem::Error),
-    #[error("{0}; do the certificate and the key belong together?")]
-    Pair(#[from] rustls::Error),
-}
-
-/// What sessions begin with: a chain, the server's own certificate first, and its key, as PEM.
-pub(crate) fn config(chain: &[u8], key: &[u8]) -> Result<Arc<ServerConfig>, CertificateError> {
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(chain)
-        .collect::<Result<_, _>>()
-        .map_err(CertificateError::Certificate)?;
-    if chain.is_empty() {
-        return Err(CertificateError::NoCertificate);
-    }
-    let key = PrivateKeyDer::from_pem_slice(key).map_err(CertificateError::Key)?;
+/// What sessions begin with: a chain, the server's own certificate first, and its key.
+pub(crate) fn config(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<Arc<ServerConfig>, rustls::Error> {
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
@@ -172,27 +155,5 @@ impl ServerCertVerifier for Anyone {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.supported_schemes()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    fn pair() -> (Vec<u8>, Vec<u8>) {
-        let made = rcgen::generate_simple_self_signed(["turn.example.org".to_owned()]).unwrap();
-        (made.cert.pem().into_bytes(), made.signing_key.serialize_pem().into_bytes())
-    }
-
-    #[test]
-    fn a_certificate_needs_its_own_key() {
-        let ((chain, key), (_, other)) = (pair(), pair());
-        assert!(config(&chain, &key).is_ok());
-        let reason = |chain: &[u8], key: &[u8]| config(chain, key).unwrap_err().to_string();
-        assert!(reason(&chain, &other).contains("belong together"));
-        assert!(reason(&key, &key).contains("no PEM certificate"));
-        assert!(reason(&chain, &chain).contains("no PEM private key"));
-        assert!(reason(b"", b"").contains("no PEM certificate"));
     }
 }

@@ -46,7 +46,7 @@ impl ErrorBudget {
         if source.is_loopback() {
             return true;
         }
-        let slot = self.hasher.hash_one(prefix(source)) as usize % BUCKETS;
+        let slot = self.hasher.hash_one(source_prefix(source)) as usize % BUCKETS;
         let (spent, since) = self.buckets[slot].unwrap_or((0, now));
         let earned = now.saturating_duration_since(since).min(Duration::from_secs(3600)).as_millis() as u64;
         let spent = spent.saturating_sub(earned * u64::from(self.rate.per_second)) + 1000;
@@ -58,12 +58,13 @@ impl ErrorBudget {
     }
 }
 
-/// /24 of IPv4, /48 of IPv6: what one source can usually send from.
-fn prefix(source: IpAddr) -> u64 {
+/// /24 of IPv4, /48 of IPv6: what one source can usually send from. A number for each.
+#[must_use]
+pub fn source_prefix(source: IpAddr) -> u64 {
     match source {
         IpAddr::V4(ip) => u64::from(u32::from(ip) >> 8),
         IpAddr::V6(ip) => match ip.to_ipv4_mapped() {
-            Some(ip) => prefix(IpAddr::V4(ip)),
+            Some(ip) => source_prefix(IpAddr::V4(ip)),
             None => (u128::from(Ipv6Addr::from(ip.octets())) >> 80) as u64 | 1 << 63,
         },
     }

@@ -26,6 +26,8 @@ drops! {
     Malformed = "malformed";
     /// A message that no client sends, such as a response.
     Unexpected = "unexpected";
+    /// DTLS of no association, and no ClientHello.
+    NoAssociation = "no_association";
     /// Data without an allocation.
     NoAllocation = "no_allocation";
     /// ChannelData of a channel that is not bound.

@@ -16,6 +16,8 @@
 //! its part of the relay ports, and what they have in common, the nonces' secret, the
 //! [`Quotas`] and the [`Reservations`], is touched only where an allocation begins or ends.
 //!
+//! [`dtls`] is the door of a DTLS listener: whom to ask for a cookie.
+//!
 //! The codec stands alone: [`Message`] and [`Writer`], [`channel_data`], [`framing`] for streams,
 //! and [`client`], which is what a prober or a test needs of a client.
 
@@ -25,6 +27,7 @@ mod budget;
 pub mod channel_data;
 pub mod client;
 mod counters;
+pub mod dtls;
 mod error_code;
 pub mod framing;
 pub mod integrity;
@@ -37,7 +40,7 @@ mod reservations;
 mod server;
 
 pub use attributes::Family;
-pub use budget::Rate;
+pub use budget::{Rate, source_prefix};
 pub use counters::{Counters, Drop, Traffic};
 pub use error_code::ErrorCode;
 pub use integrity::{LongTermKey, PasswordAlgorithm};

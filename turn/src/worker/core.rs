@@ -8,6 +8,7 @@ use crate::{
     udp::{Lost, MAX_DATAGRAM, Outbox, Via},
 };
 use mio::Registry;
+use rtc_credentials::Transport;
 use rtc_turn_proto::{
     self as proto, ClientAction, Drop, Flow, Now, PeerRoute, RelayId, channel_data::Channels,
 };
@@ -25,7 +26,7 @@ pub(super) struct Core {
     pub(super) reply: Vec<u8>,
     /// Datagrams to clients and peers.
     pub(super) outbox: Outbox,
-    /// Frames to clients over streams.
+    /// Frames to clients over streams, and messages to clients over DTLS.
     pub(super) frames: Frames,
     /// Datagrams to other workers' clients.
     pub(super) post: Post,
@@ -98,6 +99,13 @@ impl Core {
         self.last_way = None;
         self.close_relays();
         reply
+    }
+
+    /// A client has gone, and its allocation with it.
+    pub(super) fn gone(&mut self, flow: &Flow) {
+        self.server.client_gone(flow);
+        self.last_way = None;
+        self.close_relays();
     }
 
     pub(super) fn close_relays(&mut self) {
@@ -188,7 +196,7 @@ impl Core {
         let Self { server, outbox, frames, .. } = self;
         let flow = &route.flow;
         let write = |out: &mut Vec<u8>| server.encode_to_client(route, datagram, out);
-        if proto::is_stream(flow.transport) {
+        if flow.transport != Transport::Udp {
             frames.push(flow, write);
         } else {
             let via = Via::Listener(flow.link as usize);
@@ -223,7 +231,7 @@ impl Core {
     }
 }
 
-/// Frames of a batch, for clients over streams.
+/// Frames of a batch, for clients over streams or DTLS.
 #[derive(Debug, Default)]
 pub(super) struct Frames {
     contents: Vec<u8>,

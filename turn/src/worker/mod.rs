@@ -1,10 +1,12 @@
 //! One worker: a thread with its own sockets, its own protocol server and its own loop. Nothing on a
 //! packet's way is shared with another, but for what its clients send to another's clients.
 
+mod associations;
 mod core;
 mod streams;
 
 use crate::{
+    certificate::Certificate,
     directory::Directory,
     listen::Bound,
     post::{Doors, Parcel, Post},
@@ -13,11 +15,14 @@ use crate::{
     telemetry::{Published, Work},
     udp::{Inbox, Udp, Via},
 };
+use associations::Associations;
 use core::Core;
 use mio::{Events, Interest, Poll, Token, Waker, event::Event, net::TcpListener};
 use rtc_credentials::{KeyRing, Transport};
 use rtc_service::clock::unix_now;
-use rtc_turn_proto::{self as proto, Drop, Flow, Now, PeerPolicy, RelayId, channel_data::Channels};
+use rtc_turn_proto::{
+    self as proto, Drop, Flow, Now, PeerPolicy, RelayId, channel_data::Channels, dtls::Cookies,
+};
 use rustls::ServerConfig;
 use slab::Slab;
 use std::{
@@ -66,7 +71,7 @@ pub(crate) enum Command {
     Addresses(Addresses),
     Drain(Arc<[SocketAddr]>),
     /// For new connections.
-    Certificate(Arc<ServerConfig>),
+    Certificate(Arc<Certificate>),
     Stop,
 }
 
@@ -88,7 +93,7 @@ impl Mailbox {
 
 #[derive(Debug)]
 enum Listener {
-    Udp { udp: Udp, address: SocketAddr },
+    Udp { udp: Udp, address: SocketAddr, dtls: bool },
     Tcp { listener: TcpListener, transport: Transport },
 }
 
@@ -100,6 +105,7 @@ pub(crate) struct Worker {
     /// What new connections begin TLS with.
     tls: Option<Arc<ServerConfig>>,
     handshakes: Handshakes,
+    associations: Associations,
     /// Counts connections; part of their links.
     serial: u64,
     /// Connections that have something queued.
@@ -120,17 +126,19 @@ pub(crate) struct Worker {
     stopped: bool,
 }
 
-/// TLS handshakes.
+/// Handshakes of TLS and DTLS.
 #[derive(Debug, Default)]
 struct Handshakes {
     timeout: Duration,
     max: usize,
-    /// That are under way.
+    /// Those of TLS that are under way.
     pending: usize,
     /// Steps that this turn of the loop may still take.
     steps_left: u32,
     done: u64,
     failed: u64,
+    done_dtls: u64,
+    failed_dtls: u64,
 }
 
 /// What a worker begins with.
@@ -141,7 +149,9 @@ pub(crate) struct Setup {
     pub(crate) server: proto::Server,
     pub(crate) addresses: Addresses,
     pub(crate) channels: Channels,
-    pub(crate) tls: Option<Arc<ServerConfig>>,
+    pub(crate) certificate: Option<Arc<Certificate>>,
+    /// The same for all workers.
+    pub(crate) cookies: Cookies,
     pub(crate) handshake_timeout: Duration,
     pub(crate) max_handshakes: usize,
     pub(crate) ring_revision: u64,
@@ -171,7 +181,7 @@ impl Worker {
                 Transport::Udp | Transport::Dtls => {
                     let mut udp = Udp::new(socket.into())?;
                     poll.registry().register(&mut udp.socket, token, Interest::READABLE)?;
-                    Listener::Udp { udp, address }
+                    Listener::Udp { udp, address, dtls: transport == Transport::Dtls }
                 }
                 Transport::Tcp | Transport::Tls => {
                     let mut listener = TcpListener::from_std(socket.into());
@@ -180,11 +190,14 @@ impl Worker {
                 }
             });
         }
+        let (tls, dtls) =
+            setup.certificate.map_or((None, None), |c| (Some(Arc::clone(&c.tls)), c.dtls.clone()));
         let mut worker = Self {
             poll,
             listeners,
             connections: Slab::new(),
-            tls: setup.tls,
+            tls,
+            associations: Associations::new(dtls, setup.cookies, setup.max_handshakes),
             handshakes: Handshakes {
                 timeout: setup.handshake_timeout,
                 max: setup.max_handshakes,
@@ -235,8 +248,14 @@ impl Worker {
                 self.core.close_relays();
                 self.publish_at.get_or_insert(started + PUBLISH);
             }
+            if self.associations.due().is_some_and(|at| at <= started) {
+                self.associations.handle_timeout(started, &mut self.core, &mut self.handshakes);
+                self.flush();
+                self.publish_at.get_or_insert(started + PUBLISH);
+            }
             if self.sweep_at <= started {
                 self.sweep(started);
+                self.flush();
             }
             self.longest_turn = self.longest_turn.max(started.elapsed());
             if self.publish_at.is_some_and(|at| at <= started) {
@@ -244,6 +263,8 @@ impl Worker {
             }
         }
         self.connections.iter_mut().for_each(|(_, connection)| connection.close());
+        self.associations.close(&mut self.core, &mut self.handshakes);
+        self.flush();
         self.publish();
         Ok(())
     }
@@ -252,8 +273,12 @@ impl Worker {
         if !self.more.is_empty() {
             return Some(Duration::ZERO);
         }
-        let sweep = (!self.connections.is_empty()).then_some(self.sweep_at);
-        let due = [self.core.server.poll_timeout(), self.publish_at, sweep].into_iter().flatten().min()?;
+        let clients = self.connections.len() + self.associations.len();
+        let sweep = (clients > 0).then_some(self.sweep_at);
+        let due = [self.core.server.poll_timeout(), self.associations.due(), self.publish_at, sweep]
+            .into_iter()
+            .flatten()
+            .min()?;
         // a poll counts in milliseconds and rounds down, so one more spares a useless turn
         Some(due.saturating_duration_since(Instant::now()) + Duration::from_millis(1))
     }
@@ -281,6 +306,7 @@ impl Worker {
         let drained = match token.0 / KIND {
             _ if token == WAKER => self.receive_from_workers(now),
             LISTENER => match self.listeners.get(index) {
+                Some(Listener::Udp { dtls: true, .. }) => self.receive_from_dtls_clients(now, index),
                 Some(Listener::Udp { .. }) => self.receive_from_clients(now, index),
                 Some(Listener::Tcp { .. }) => self.accept(now, index),
                 None => true,
@@ -299,7 +325,7 @@ impl Worker {
         let mut drained = false;
         for _ in 0..TURNS {
             let Self { listeners, inbox, core, .. } = self;
-            let Some(Listener::Udp { udp, address }) = listeners.get(index) else { return true };
+            let Some(Listener::Udp { udp, address, .. }) = listeners.get(index) else { return true };
             let more = inbox.receive(udp).unwrap_or(false);
             for train in inbox.trains() {
                 let server = SocketAddr::new(train.to.unwrap_or(address.ip()), address.port());
@@ -376,8 +402,24 @@ impl Worker {
 
     /// Sends what a batch brought forth; what goes by streams waits for [`Self::flush_dirty`].
     fn flush(&mut self) {
-        let Self { core, listeners, connections, dirty, .. } = self;
+        let Self { core, listeners, connections, associations, dirty, .. } = self;
         let Core { outbox, relays, server, frames, .. } = core;
+        frames.drain(|flow, frame| {
+            let index = (flow.link & LINK_INDEX) as usize;
+            if flow.transport == Transport::Dtls {
+                if !associations.deliver(index, flow, frame, outbox) {
+                    server.count_drop(Drop::SendFailed);
+                }
+                return;
+            }
+            let Some(connection) = connections.get_mut(index).filter(|c| c.flow == *flow) else { return };
+            if !connection.push(frame) {
+                server.count_drop(Drop::QueueFull);
+            }
+            if dirty.last() != Some(&index) {
+                dirty.push(index);
+            }
+        });
         let failed = outbox.flush(|via| match via {
             Via::Listener(index) => match listeners.get(index) {
                 Some(Listener::Udp { udp, .. }) => Some(udp),
@@ -388,16 +430,6 @@ impl Worker {
         for _ in 0..failed {
             server.count_drop(Drop::SendFailed);
         }
-        frames.drain(|flow, frame| {
-            let index = (flow.link & LINK_INDEX) as usize;
-            let Some(connection) = connections.get_mut(index).filter(|c| c.flow == *flow) else { return };
-            if !connection.push(frame) {
-                server.count_drop(Drop::QueueFull);
-            }
-            if dirty.last() != Some(&index) {
-                dirty.push(index);
-            }
-        });
         core.end_batch();
     }
 
@@ -417,7 +449,10 @@ impl Worker {
                     self.core.server.set_relay_addresses(addresses.advertised());
                 }
                 Command::Drain(alternates) => self.core.server.drain(alternates),
-                Command::Certificate(config) => self.tls = Some(config),
+                Command::Certificate(certificate) => {
+                    self.tls = Some(Arc::clone(&certificate.tls));
+                    self.associations.config.clone_from(&certificate.dtls);
+                }
                 Command::Stop => self.stopped = true,
             }
         }
@@ -436,6 +471,10 @@ impl Worker {
             short_cuts: *short_cuts,
             handshakes_done: self.handshakes.done,
             handshakes_failed: self.handshakes.failed,
+            associations: self.associations.len() as u64,
+            challenges: self.associations.challenges,
+            dtls_handshakes_done: self.handshakes.done_dtls,
+            dtls_handshakes_failed: self.handshakes.failed_dtls,
             longest_turn: turn,
         };
         self.published.update(server, work);

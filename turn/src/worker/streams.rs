@@ -126,13 +126,13 @@ impl Worker {
                 self.handshakes.failed += 1;
             }
             connection.close();
-            self.core.server.client_gone(&connection.flow);
-            self.core.close_relays();
+            self.core.gone(&connection.flow);
         }
     }
 
-    /// Ends connections that never got to an allocation.
+    /// Ends connections and associations that never got to an allocation.
     pub(super) fn sweep(&mut self, now: Instant) {
+        self.associations.sweep(now, &mut self.core, &mut self.handshakes);
         self.sweep_at = now + SWEEP.min(self.handshakes.timeout);
         let (server, patience) = (&self.core.server, self.handshakes.timeout);
         let idle = |c: &Connection| {

@@ -87,7 +87,7 @@ async fn the_program_ends_well_at_sigterm_and_explains_what_it_lacks() {
     assert_eq!(output.status.code(), Some(1));
     assert!(text.starts_with("rtc-turn: no keys") && text.contains("--secret"), "{text}");
     assert_eq!(text.lines().count(), 1, "only the message: {text}");
-    let output = Command::new(program).args(["--listen", "dtls://0.0.0.0:5349"]).output().unwrap();
+    let output = Command::new(program).args(["--listen", "sctp://0.0.0.0:5349"]).output().unwrap();
     assert!(String::from_utf8_lossy(&output.stderr).contains("udp://"));
 
     let mut child = Command::new(program)

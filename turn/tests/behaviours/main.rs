@@ -4,6 +4,7 @@
 mod abuse;
 mod common;
 mod coturn_clients;
+mod dtls;
 mod lifecycle;
 mod lost_datagrams;
 mod relaying;

@@ -152,6 +152,21 @@ async fn a_new_certificate_is_served_and_calls_go_on() {
 }
 
 #[tokio::test]
+async fn the_metrics_tell_when_the_certificate_that_is_served_expires() {
+    let (server, dir, _) = server().await;
+    let expiry = || metric(&server, "rtc_turn_tls_certificate_expiry_seconds", "");
+    // rcgen's own default: the year 4096
+    assert_eq!(expiry().await, 67_090_118_400.0);
+    let mut params = rcgen::CertificateParams::new(["turn.example.org".to_owned()]).unwrap();
+    params.not_after = rcgen::date_time_ymd(2030, 1, 1);
+    let key = rcgen::KeyPair::generate().unwrap();
+    std::fs::write(dir.path().join("tls.key"), key.serialize_pem()).unwrap();
+    std::fs::write(dir.path().join("tls.crt"), params.self_signed(&key).unwrap().pem()).unwrap();
+    within("the new certificate", async { while expiry().await != 1_893_456_000.0 {} }).await;
+    assert_eq!(metric(&start(config()).await, "rtc_turn_tls_certificate", "").await, 0.0, "not without one");
+}
+
+#[tokio::test]
 async fn a_server_with_tls_alone_becomes_ready() {
     let dir = tempfile::tempdir().unwrap();
     issue(dir.path());

@@ -1,7 +1,9 @@
 //! From a packet to a method, and from a result to a response.
 
-use super::{ClientAction, Flow, Now, Server, auth, auth::Authenticated, is_stream};
-use crate::{Class, Drop, ErrorCode, Message, Method, ParseError, TransactionId, Writer, attributes as attr};
+use super::{ClientAction, Flow, Now, Server, auth, auth::Authenticated};
+use crate::{
+    Class, Drop, ErrorCode, Message, Method, ParseError, TransactionId, Transport, Writer, attributes as attr,
+};
 
 /// Comprehension-required attributes that this server knows (RFC 8489, section 14).
 const KNOWN: &[u16] = &[
@@ -200,7 +202,7 @@ impl Server {
 
     fn may_refuse(&mut self, now: Now, flow: &Flow) -> bool {
         // who completed a handshake did not forge their address
-        is_stream(flow.transport) || self.budget.take(flow.client.ip(), now.instant)
+        flow.transport != Transport::Udp || self.budget.take(flow.client.ip(), now.instant)
     }
 
     /// SOFTWARE, in Allocate and Refresh responses (RFC 8656, section 5).

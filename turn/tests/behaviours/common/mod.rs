@@ -1,6 +1,9 @@
 //! A server on loopback, a tiny client, and a peer that echoes.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code, unreachable_pub)]
 
+pub mod dtls;
+
+use dtls::DtlsClient;
 use rtc_credentials::{Key, KeyRing, KeyState, Secret, Transport, mint};
 use rtc_service::clock::unix_now;
 use rtc_turn::{Config, Handle, Server, Settings};
@@ -11,8 +14,9 @@ use rtc_turn_proto::{
 };
 use std::{net::SocketAddr, time::Duration};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt, Join},
     net::{TcpStream, UdpSocket},
+    process::{ChildStdin, ChildStdout},
     time::timeout,
 };
 use tokio_rustls::client::TlsStream;
@@ -96,6 +100,9 @@ pub enum Link {
     Udp(UdpSocket),
     Tcp(TcpStream, Vec<u8>),
     Tls(Box<TlsStream<TcpStream>>, Vec<u8>),
+    Dtls(Box<DtlsClient>),
+    /// A program that speaks for us.
+    Pipe(Box<Join<ChildStdout, ChildStdin>>, Vec<u8>),
 }
 
 /// Takes the next frame off a stream.
@@ -139,6 +146,11 @@ impl TestClient {
             Link::Udp(socket) => {
                 socket.send(packet).await.unwrap();
             }
+            Link::Dtls(client) => client.send(packet).await,
+            Link::Pipe(pipe, _) => {
+                pipe.write_all(packet).await.unwrap();
+                pipe.flush().await.unwrap();
+            }
             Link::Tcp(stream, _) => stream.write_all(packet).await.unwrap(),
             Link::Tls(stream, _) => {
                 stream.write_all(packet).await.unwrap();
@@ -156,6 +168,8 @@ impl TestClient {
                     buffer.truncate(length);
                     buffer
                 }
+                Link::Dtls(client) => client.receive().await,
+                Link::Pipe(pipe, held) => frame(pipe, held).await,
                 Link::Tcp(stream, held) => frame(stream, held).await,
                 Link::Tls(stream, held) => frame(stream, held).await,
             }
@@ -203,7 +217,7 @@ impl TestClient {
     /// Sends by channel and returns what comes back.
     pub async fn echo_by_channel(&mut self, number: u16, payload: &[u8]) -> Vec<u8> {
         let mut packet = Vec::new();
-        channel_data::write(number, payload, !matches!(self.link, Link::Udp(_)), &mut packet);
+        channel_data::write(number, payload, matches!(self.link, Link::Tcp(..) | Link::Tls(..)), &mut packet);
         self.send(&packet).await;
         let reply = self.receive().await;
         let (from, data) = channel_data::parse(&reply).unwrap();
