@@ -409,6 +409,32 @@ fn a_refused_peer_gets_403_and_a_peer_of_the_other_family_443() {
 }
 
 #[test]
+fn a_request_for_more_permissions_than_there_is_room_for_installs_none() {
+    let mut world = World::with(Limits::default(), |c| c.max_permissions = 2);
+    let mut client = world.client("a");
+    world.allocate(&flow(1), &mut client);
+    let permit = |c: &mut Client, peers: &[&str]| {
+        c.request(Method::CREATE_PERMISSION, |w| {
+            for at in peers {
+                w.xor_address(attr::XOR_PEER_ADDRESS, peer(at));
+            }
+        })
+    };
+    let three = ["8.8.8.8:1", "1.1.1.1:1", "9.9.9.9:1"];
+    assert_eq!(world.ask(&flow(1), &mut client, |c| permit(c, &three)), Answer::Refused(508));
+    let packet = client.send(peer("8.8.8.8:1"), b"x");
+    assert_eq!(world.send(&flow(1), &packet), Outcome::Nothing);
+    // an address twice is one permission, and one that has ended makes room
+    let two = ["8.8.8.8:1", "8.8.8.8:2", "1.1.1.1:1"];
+    for peers in [&two[..], &["1.1.1.1:1"], &["9.9.9.9:1", "1.1.1.1:1"]] {
+        assert!(matches!(world.ask(&flow(1), &mut client, |c| permit(c, peers)), Answer::Success { .. }));
+        world.pass(180);
+    }
+    let refused = world.ask(&flow(1), &mut client, |c| permit(c, &["8.8.8.8:1"]));
+    assert_eq!(refused, Answer::Refused(508));
+}
+
+#[test]
 fn the_fleets_relay_ports_are_peers_and_its_other_ports_are_not() {
     let mut world = World::new();
     let mut client = world.client("alice");

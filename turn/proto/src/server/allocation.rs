@@ -114,25 +114,33 @@ impl Allocation {
         self.relays[Family::of(ip) as usize]
     }
 
-    /// Installs or refreshes a permission. `false` when there are `max` of them.
-    pub(super) fn permit(&mut self, ip: IpAddr, verdict: Verdict, now: Instant, max: usize) -> bool {
+    /// Whether it may hold permissions for all of these, when `max` is the most that it may hold.
+    pub(super) fn has_room(
+        &mut self,
+        ips: impl IntoIterator<Item = IpAddr>,
+        now: Instant,
+        max: usize,
+    ) -> bool {
+        self.permissions.retain(|p| p.expires > now);
+        let held = |ip: &IpAddr| self.permissions.iter().any(|p| p.ip == *ip);
+        let mut new: Vec<_> = ips.into_iter().filter(|ip| !held(ip)).collect();
+        new.sort_unstable();
+        new.dedup();
+        new.is_empty() || self.permissions.len() + new.len() <= max
+    }
+
+    /// Installs or refreshes a permission, for which there is room.
+    pub(super) fn permit(&mut self, ip: IpAddr, verdict: Verdict, now: Instant) {
         let expires = now + PERMISSION_LIFETIME;
         if let Some(permission) = self.permissions.iter_mut().find(|p| p.ip == ip) {
             permission.expires = expires;
             permission.verdict = verdict;
         } else {
-            if self.permissions.len() >= max {
-                self.permissions.retain(|p| p.expires > now);
-            }
-            if self.permissions.len() >= max {
-                return false;
-            }
             self.permissions.push(Permission { ip, expires, verdict });
         }
         for channel in self.channels.iter_mut().filter(|c| c.peer.ip() == ip) {
             channel.permitted_until = expires;
         }
-        true
     }
 
     /// The permission that a datagram to or from `peer` needs.

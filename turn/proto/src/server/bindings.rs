@@ -29,10 +29,12 @@ impl Server {
                 verdict => judged.push((peer.ip(), verdict)),
             }
         }
+        let (now, max) = (request.now.instant, self.config.max_permissions);
+        if !allocation.has_room(judged.iter().map(|(ip, _)| *ip), now, max) {
+            return Err(ErrorCode::InsufficientCapacity);
+        }
         for (ip, verdict) in judged {
-            if !allocation.permit(ip, verdict, request.now.instant, self.config.max_permissions) {
-                return Err(ErrorCode::InsufficientCapacity);
-            }
+            allocation.permit(ip, verdict, now);
         }
         self.succeed(request, reply);
         Ok(())
@@ -67,9 +69,10 @@ impl Server {
         if bound.is_none() && allocation.channels.len() >= max {
             return Err(ErrorCode::InsufficientCapacity);
         }
-        if !allocation.permit(peer.ip(), self.peers.judge(peer.ip()), now, max) {
+        if !allocation.has_room([peer.ip()], now, max) {
             return Err(ErrorCode::InsufficientCapacity);
         }
+        allocation.permit(peer.ip(), self.peers.judge(peer.ip()), now);
         let expires = now + CHANNEL_LIFETIME;
         match bound {
             Some(at) => allocation.channels[at].expires = expires,
