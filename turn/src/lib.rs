@@ -17,7 +17,7 @@
 //! | `directory` | which worker holds which relayed address |
 //! | `post` | datagrams from one worker's clients to another's |
 //! | `reload` | keys and the fleet, from files that change |
-//! | `readiness` | a real allocation that relays to itself |
+//! | `readiness` | a real allocation that relays to itself, or a Binding where TURN is off |
 //! | `telemetry` | what workers publish; metrics and status |
 //!
 //! The protocol is `rtc_turn_proto`'s; this crate owns sockets and clocks.

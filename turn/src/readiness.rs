@@ -91,6 +91,14 @@ impl Link {
         }
     }
 
+    /// Says goodbye where silence would be waited for.
+    async fn close(&mut self) -> Result<(), NotReady> {
+        match self {
+            Self::Dtls(link) => Ok(link.close().await?),
+            Self::Udp(_) | Self::Stream(..) => Ok(()),
+        }
+    }
+
     async fn receive(&mut self) -> std::io::Result<Vec<u8>> {
         match self {
             Self::Udp(socket) => {
@@ -123,19 +131,39 @@ fn reachable(server: SocketAddr) -> SocketAddr {
     }
 }
 
+/// Where a server is, as a client sees it.
+#[derive(Debug)]
+pub(crate) struct At<'a> {
+    pub(crate) transport: Transport,
+    pub(crate) address: SocketAddr,
+    /// For DTLS.
+    pub(crate) dtls: Option<&'a dtls::Config>,
+}
+
+impl At<'_> {
+    async fn open(&self) -> Result<Link, NotReady> {
+        let link = timeout(PATIENCE, Link::open(self.transport, self.address, self.dtls)).await;
+        Ok(link.map_err(|_| NotReady::Silence("a connection"))??)
+    }
+}
+
+/// Asks for its own address, as the clients of a server without TURN do.
+pub(crate) async fn probe_binding(server: &At<'_>) -> Result<(), NotReady> {
+    let mut link = server.open().await?;
+    let mut client = Client::new("", "", unix_now());
+    match ask(&mut link, &mut client, "Binding", Client::binding).await? {
+        Answer::Success { .. } => link.close().await,
+        answer => Err(NotReady::Refused("Binding", answer)),
+    }
+}
+
 /// Allocates, binds a channel to the allocation's own relayed address, sends through it, and ends the
 /// allocation. A server whose quotas or ports are used up is ready: it does what it should.
-pub(crate) async fn probe(
-    transport: Transport,
-    server: SocketAddr,
-    dtls: Option<&dtls::Config>,
-    secret: &Secret,
-) -> Result<(), NotReady> {
+pub(crate) async fn probe(server: &At<'_>, secret: &Secret) -> Result<(), NotReady> {
     let ring = KeyRing::single(secret.clone());
     let credential = mint(&ring, "rtc-readiness", Duration::from_secs(60), unix_now())?;
     let mut client = Client::new(credential.username, credential.password, unix_now());
-    let link = timeout(PATIENCE, Link::open(transport, server, dtls)).await;
-    let mut link = link.map_err(|_| NotReady::Silence("a connection"))??;
+    let mut link = server.open().await?;
     let relayed = match ask(&mut link, &mut client, "Allocate", Client::allocate).await? {
         Answer::Success { relayed: Some(relayed), .. } => relayed,
         Answer::Refused(486 | 508) => return Ok(()),
@@ -143,9 +171,7 @@ pub(crate) async fn probe(
     };
     let result = echo(&mut link, &mut client, relayed).await;
     ask(&mut link, &mut client, "Refresh", |c| c.refresh(0)).await?;
-    if let Link::Dtls(link) = &mut link {
-        link.close().await?;
-    }
+    link.close().await?;
     result
 }
 

@@ -168,6 +168,7 @@ impl Server {
             let mut proto_config = proto::Config::new(config.realm.clone(), nonces.clone());
             proto_config.relay_ports = config.relay_ports;
             proto_config.channels = config.channels;
+            proto_config.stun_only = config.stun_only;
             proto_config.share = Share { index, count: config.workers };
             let server = proto::Server::new(
                 proto_config,
@@ -434,7 +435,7 @@ impl Shared {
         if self.is_draining() {
             return Err("draining".into());
         }
-        if self.state().relay.is_empty() {
+        if self.state().relay.is_empty() && !self.config.stun_only {
             let node = self.config.fleet.as_ref().and_then(|f| f.node.clone()).unwrap_or_default();
             return Err(format!("node {node:?} has no address in the fleet file yet"));
         }
@@ -444,8 +445,13 @@ impl Shared {
             return Err("no listener".into());
         };
         let dtls = self.state().certificate.as_ref().and_then(|c| c.dtls.clone());
-        let probed = readiness::probe(*transport, *address, dtls.as_deref(), &self.probe_secret);
-        probed.await.map_err(|e| e.to_string())
+        let server = readiness::At { transport: *transport, address: *address, dtls: dtls.as_deref() };
+        let probed = if self.config.stun_only {
+            readiness::probe_binding(&server).await
+        } else {
+            readiness::probe(&server, &self.probe_secret).await
+        };
+        probed.map_err(|e| e.to_string())
     }
 
     pub(crate) fn drain(&self, deadline: Duration) {

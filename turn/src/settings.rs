@@ -71,6 +71,9 @@ pub struct Settings {
     /// A server that takes new clients while this one drains. Repeat for more
     #[arg(long, env = "RTC_TURN_ALTERNATE_SERVER", value_delimiter = ',', value_name = "ADDRESS:PORT")]
     pub alternate_server: Vec<SocketAddr>,
+    /// Answer STUN Binding requests alone: no TURN, no keys, no relay ports
+    #[arg(long, env = "RTC_TURN_STUN_ONLY")]
+    pub stun_only: bool,
     /// Accept channel numbers 0x5000 to 0x7FFF too, which old clients and turnutils_uclient draw from
     #[arg(long, env = "RTC_TURN_RFC5766_CHANNELS")]
     pub rfc5766_channels: bool,
@@ -284,6 +287,8 @@ pub struct Config {
     pub alternates: Vec<SocketAddr>,
     /// The channel numbers that clients may bind.
     pub channels: Channels,
+    /// Whether Binding requests are all that is answered.
+    pub stun_only: bool,
     /// How long calls may go on after SIGTERM.
     pub drain_timeout: Duration,
 }
@@ -292,7 +297,9 @@ pub struct Config {
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
     /// No keys.
-    #[error("no keys: give --keys DIR with a file per key, or --secret S for trying out")]
+    #[error(
+        "no keys: give --keys DIR with a file per key, or --secret S for trying out; --stun-only needs none"
+    )]
     NoKeys,
     /// The secret is unusable.
     #[error("--secret: {0}")]
@@ -350,6 +357,7 @@ impl Settings {
                 // a short secret is the user's choice here: it is for trying out
                 Keys::Ring(KeyRing::single(Secret::new(text.into_bytes())))
             }
+            (None, None) if self.stun_only => Keys::Ring(KeyRing::default()),
             (None, None) => return Err(SettingsError::NoKeys),
         };
         let fleet = self.fleet_file.map(|path| FleetSource { path, node: self.node });
@@ -365,7 +373,8 @@ impl Settings {
         } else {
             self.listen
         };
-        if let Some(listen) = listen.iter().find(|l| relay_ports.contains(l.address.port())) {
+        let clash = listen.iter().find(|l| relay_ports.contains(l.address.port()));
+        if let Some(listen) = clash.filter(|_| !self.stun_only) {
             return Err(SettingsError::PortInRange(listen.address.port()));
         }
         let tls = match (self.tls_cert, self.tls_key) {
@@ -378,7 +387,7 @@ impl Settings {
         }
         let waits_for_fleet = fleet.as_ref().is_some_and(|fleet| fleet.node.is_some());
         let relay = match &self.relay_address[..] {
-            [] if waits_for_fleet => Vec::new(),
+            [] if waits_for_fleet || self.stun_only => Vec::new(),
             [] => vec![only_address()?],
             [a, b] if a.local.is_ipv4() == b.local.is_ipv4() => return Err(SettingsError::TwoRelayAddresses),
             [_] | [_, _] => self.relay_address,
@@ -402,6 +411,7 @@ impl Settings {
             fleet,
             alternates: self.alternate_server,
             channels: if self.rfc5766_channels { Channels::Rfc5766 } else { Channels::Rfc8656 },
+            stun_only: self.stun_only,
             drain_timeout: self.drain_timeout.map_or(Duration::from_secs(3600), Duration::from),
         })
     }

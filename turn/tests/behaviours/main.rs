@@ -10,4 +10,5 @@ mod lost_datagrams;
 mod relaying;
 mod rotation;
 mod short_cuts;
+mod stun_only;
 mod tls;

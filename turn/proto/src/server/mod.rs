@@ -116,6 +116,8 @@ pub struct Config {
     pub error_rate: Rate,
     /// The channel numbers that may be bound.
     pub channels: Channels,
+    /// Whether Binding is all that is served: no TURN, so that keys and relay ports are of no use.
+    pub stun_only: bool,
 }
 
 impl Config {
@@ -133,6 +135,7 @@ impl Config {
             max_permissions: 256,
             error_rate: Rate::default(),
             channels: Channels::default(),
+            stun_only: false,
         }
     }
 }

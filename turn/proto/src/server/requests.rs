@@ -56,12 +56,15 @@ impl Server {
     ) -> ClientAction<'p> {
         let message = match Message::parse(packet) {
             Ok(message) => message,
-            Err(ParseError::Attribute { class: Class::Request, method, id }) => {
+            Err(ParseError::Attribute { class: Class::Request, method, id }) if self.supports(method) => {
                 self.counters.dropped(Drop::Malformed);
                 return self.refuse_stranger(now, flow, method, id, ErrorCode::BadRequest, reply);
             }
             Err(_) => return self.drop(Drop::Malformed),
         };
+        if !self.supports(message.method()) {
+            return self.drop(Drop::Unexpected);
+        }
         match (message.class(), message.method()) {
             (Class::Request, Method::BINDING) => self.binding(now, flow, &message, reply),
             (Class::Request, _) => self.request(now, flow, &message, reply),
@@ -70,6 +73,12 @@ impl Server {
             (Class::Indication, Method::BINDING) => ClientAction::None,
             _ => self.drop(Drop::Unexpected),
         }
+    }
+
+    /// A message of a method that a server does not support is silently discarded (RFC 8489, section
+    /// 6.3), and without relaying none of TURN's is supported.
+    fn supports(&self, method: Method) -> bool {
+        !self.config.stun_only || method == Method::BINDING
     }
 
     fn binding<'p>(
