@@ -1,6 +1,7 @@
 //! Readiness: a real allocation that relays to itself, through the sockets that clients use.
 
 use crate::{dtls, tls};
+use ipnet::IpNet;
 use rtc_credentials::{KeyRing, Secret, Transport, mint};
 use rtc_service::clock::unix_now;
 use rtc_turn_proto::{
@@ -50,14 +51,14 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 impl Link {
-    async fn open(
-        transport: Transport,
-        server: SocketAddr,
-        dtls: Option<&dtls::Config>,
-    ) -> std::io::Result<Self> {
-        let server = reachable(server);
+    async fn open(at: &At<'_>) -> std::io::Result<Self> {
+        let (transport, server) = (at.transport, reachable(at.address));
         if is_stream(transport) {
-            let stream = TcpStream::connect(server).await?;
+            let mut stream = TcpStream::connect(server).await?;
+            let own = stream.local_addr()?.ip();
+            if at.proxies.iter().any(|network| network.contains(&own)) {
+                stream.write_all(b"PROXY UNKNOWN\r\n").await?;
+            }
             let stream: Box<dyn Stream> = match transport {
                 Transport::Tls => Box::new(tls::connect_to_itself(stream, server.ip()).await?),
                 _ => Box::new(stream),
@@ -71,7 +72,7 @@ impl Link {
         };
         let socket = UdpSocket::bind(SocketAddr::new(any, 0)).await?;
         socket.connect(server).await?;
-        Ok(match dtls.filter(|_| transport == Transport::Dtls) {
+        Ok(match at.dtls.filter(|_| transport == Transport::Dtls) {
             Some(config) => Self::Dtls(Box::new(dtls::Link::connect(socket, config).await?)),
             None => Self::Udp(socket),
         })
@@ -138,11 +139,13 @@ pub(crate) struct At<'a> {
     pub(crate) address: SocketAddr,
     /// For DTLS.
     pub(crate) dtls: Option<&'a dtls::Config>,
+    /// Who has to send a PROXY header, which may be this host.
+    pub(crate) proxies: &'a [IpNet],
 }
 
 impl At<'_> {
     async fn open(&self) -> Result<Link, NotReady> {
-        let link = timeout(PATIENCE, Link::open(self.transport, self.address, self.dtls)).await;
+        let link = timeout(PATIENCE, Link::open(self)).await;
         Ok(link.map_err(|_| NotReady::Silence("a connection"))??)
     }
 }

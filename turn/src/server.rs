@@ -188,6 +188,7 @@ impl Server {
                 channels: config.channels,
                 certificate: certificate.clone(),
                 cookies: cookies.clone(),
+                proxies: config.proxy_protocol.clone().into(),
                 handshake_timeout: config.handshake_timeout,
                 max_handshakes: config.max_handshakes,
                 ring_revision: ring.revision,
@@ -445,7 +446,12 @@ impl Shared {
             return Err("no listener".into());
         };
         let dtls = self.state().certificate.as_ref().and_then(|c| c.dtls.clone());
-        let server = readiness::At { transport: *transport, address: *address, dtls: dtls.as_deref() };
+        let server = readiness::At {
+            transport: *transport,
+            address: *address,
+            dtls: dtls.as_deref(),
+            proxies: &self.config.proxy_protocol,
+        };
         let probed = if self.config.stun_only {
             readiness::probe_binding(&server).await
         } else {

@@ -71,6 +71,10 @@ pub struct Settings {
     /// A server that takes new clients while this one drains. Repeat for more
     #[arg(long, env = "RTC_TURN_ALTERNATE_SERVER", value_delimiter = ',', value_name = "ADDRESS:PORT")]
     pub alternate_server: Vec<SocketAddr>,
+    /// Load balancers that send the PROXY protocol to tcp:// and tls:// listeners: they must begin with
+    /// its header, version 1 or 2, and nobody else is believed. Repeat for more
+    #[arg(long, env = "RTC_TURN_PROXY_PROTOCOL", value_delimiter = ',', value_name = "CIDR")]
+    pub proxy_protocol: Vec<IpNet>,
     /// Answer STUN Binding requests alone: no TURN, no keys, no relay ports
     #[arg(long, env = "RTC_TURN_STUN_ONLY")]
     pub stun_only: bool,
@@ -266,10 +270,10 @@ pub struct Config {
     pub keys: Keys,
     /// For TLS and DTLS listeners, which need it.
     pub tls: Option<TlsFiles>,
-    /// How long a client may take to begin TLS or DTLS.
+    /// How long a client may take to begin TLS or DTLS, and a load balancer to say who the client is.
     pub handshake_timeout: Duration,
-    /// Clients per worker that may be beginning TLS, and as many DTLS; further ones are closed at once,
-    /// or not answered.
+    /// Clients per worker that may be beginning over a stream, and as many over DTLS; further ones are
+    /// closed at once, or not answered.
     pub max_handshakes: usize,
     /// Peers that are allowed although they are private.
     pub allow: Vec<IpNet>,
@@ -287,6 +291,8 @@ pub struct Config {
     pub alternates: Vec<SocketAddr>,
     /// The channel numbers that clients may bind.
     pub channels: Channels,
+    /// Load balancers, whose connections begin with a PROXY header.
+    pub proxy_protocol: Vec<IpNet>,
     /// Whether Binding requests are all that is answered.
     pub stun_only: bool,
     /// How long calls may go on after SIGTERM.
@@ -411,6 +417,7 @@ impl Settings {
             fleet,
             alternates: self.alternate_server,
             channels: if self.rfc5766_channels { Channels::Rfc5766 } else { Channels::Rfc8656 },
+            proxy_protocol: self.proxy_protocol,
             stun_only: self.stun_only,
             drain_timeout: self.drain_timeout.map_or(Duration::from_secs(3600), Duration::from),
         })

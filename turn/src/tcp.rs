@@ -7,6 +7,7 @@ use rtc_turn_proto::{
     Flow,
     channel_data::Channels,
     framing::{self, Frame},
+    proxy_protocol::{self, Header},
 };
 use std::{
     io::{self, Read, Write},
@@ -24,7 +25,9 @@ pub(crate) struct Connection {
     pub(crate) stream: TcpStream,
     pub(crate) flow: Flow,
     tls: Option<Box<Session>>,
-    /// The start of a frame whose end is not here yet.
+    /// Whether a load balancer is to say first who the client is.
+    awaits_header: bool,
+    /// The start of a frame, or of that header, whose end is not here yet.
     partial: Vec<u8>,
     /// Frames that wait to be written.
     queue: Vec<u8>,
@@ -43,25 +46,36 @@ pub(crate) enum ReadState {
     More,
     /// The client is gone, or the stream cannot be followed.
     Closed,
+    /// The same, as the load balancer has not said who the client is.
+    NoHeader,
 }
 
 impl Connection {
-    pub(crate) fn new(stream: TcpStream, flow: Flow, tls: Option<Session>, now: Instant) -> Self {
+    pub(crate) fn new(
+        stream: TcpStream,
+        flow: Flow,
+        tls: Option<Session>,
+        awaits_header: bool,
+        now: Instant,
+    ) -> Self {
         let tls = tls.map(Box::new);
-        Self { stream, flow, tls, partial: Vec::new(), queue: Vec::new(), began: now, last_seen: now }
+        let (partial, queue) = (Vec::new(), Vec::new());
+        Self { stream, flow, tls, awaits_header, partial, queue, began: now, last_seen: now }
     }
 
-    pub(crate) fn is_handshaking(&self) -> bool {
-        self.tls.as_ref().is_some_and(|tls| tls.is_handshaking())
+    /// Whether there has to be more before the client's first message: a load balancer's header, or
+    /// TLS's handshake.
+    pub(crate) fn is_beginning(&self) -> bool {
+        self.awaits_header || self.tls.as_ref().is_some_and(|tls| tls.is_handshaking())
     }
 
-    /// Reads once into `buffer` and hands each whole frame to `each`. Over TLS that may bring forth
+    /// Reads once into `buffer` and hands each whole frame to `each`, with the flow that it is of. Over TLS that may bring forth
     /// something to [`Self::flush`].
     pub(crate) fn read(
         &mut self,
         buffer: &mut [u8],
         channels: Channels,
-        mut each: impl FnMut(&[u8]),
+        mut each: impl FnMut(&Flow, &[u8]),
     ) -> ReadState {
         let length = loop {
             match (&self.stream).read(buffer) {
@@ -73,22 +87,39 @@ impl Connection {
             }
         };
         let state = if length == buffer.len() { ReadState::More } else { ReadState::Drained };
+        let mut received = &buffer[..length];
+        let header;
+        if self.awaits_header {
+            header = [&std::mem::take(&mut self.partial)[..], received].concat();
+            match proxy_protocol::parse(&header) {
+                Header::Whole { client, length } => {
+                    self.awaits_header = false;
+                    self.flow.client = client.unwrap_or(self.flow.client);
+                    received = &header[length..];
+                }
+                Header::Partial => {
+                    self.partial = header;
+                    return state;
+                }
+                Header::Broken => return ReadState::NoHeader,
+            }
+        }
+        let flow = self.flow;
+        let mut each = |frame: &[u8]| each(&flow, frame);
         let followed = match &mut self.tls {
             None => {
                 let held = std::mem::take(&mut self.partial);
                 let joined;
-                let received = if held.is_empty() {
-                    &buffer[..length]
-                } else {
-                    joined = [&held[..], &buffer[..length]].concat();
-                    &joined
-                };
+                if !held.is_empty() {
+                    joined = [&held[..], received].concat();
+                    received = &joined;
+                }
                 let rest = frames(received, channels, &mut each);
                 self.partial.extend_from_slice(rest.unwrap_or_default());
                 rest.is_some()
             }
             Some(tls) => {
-                let (mut received, mut plain) = (&buffer[..length], std::mem::take(&mut self.partial));
+                let mut plain = std::mem::take(&mut self.partial);
                 let mut followed = true;
                 while followed && !received.is_empty() {
                     let open = tls.decrypt(&mut received, &mut plain);

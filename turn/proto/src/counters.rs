@@ -28,6 +28,8 @@ drops! {
     Unexpected = "unexpected";
     /// DTLS of no association, and no ClientHello.
     NoAssociation = "no_association";
+    /// A trusted load balancer's connection without a PROXY header.
+    NoProxyHeader = "no_proxy_header";
     /// Data without an allocation.
     NoAllocation = "no_allocation";
     /// ChannelData of a channel that is not bound.

@@ -16,7 +16,8 @@
 //! its part of the relay ports, and what they have in common, the nonces' secret, the
 //! [`Quotas`] and the [`Reservations`], is touched only where an allocation begins or ends.
 //!
-//! [`dtls`] is the door of a DTLS listener: whom to ask for a cookie.
+//! [`dtls`] is the door of a DTLS listener: whom to ask for a cookie. [`proxy_protocol`] is what a load
+//! balancer says before a stream.
 //!
 //! The codec stands alone: [`Message`] and [`Writer`], [`channel_data`], [`framing`] for streams,
 //! and [`client`], which is what a prober or a test needs of a client.
@@ -35,6 +36,7 @@ mod message;
 mod nonce;
 mod peers;
 mod ports;
+pub mod proxy_protocol;
 mod quotas;
 mod reservations;
 mod server;

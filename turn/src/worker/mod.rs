@@ -17,6 +17,7 @@ use crate::{
 };
 use associations::Associations;
 use core::Core;
+use ipnet::IpNet;
 use mio::{Events, Interest, Poll, Token, Waker, event::Event, net::TcpListener};
 use rtc_credentials::{KeyRing, Transport};
 use rtc_service::clock::unix_now;
@@ -104,6 +105,8 @@ pub(crate) struct Worker {
     connections: Slab<Connection>,
     /// What new connections begin TLS with.
     tls: Option<Arc<ServerConfig>>,
+    /// Load balancers, which say first who a connection's client is.
+    proxies: Arc<[IpNet]>,
     handshakes: Handshakes,
     associations: Associations,
     /// Counts connections; part of their links.
@@ -126,12 +129,12 @@ pub(crate) struct Worker {
     stopped: bool,
 }
 
-/// Handshakes of TLS and DTLS.
+/// Handshakes of TLS and DTLS, and streams whose load balancer has not said yet who the client is.
 #[derive(Debug, Default)]
 struct Handshakes {
     timeout: Duration,
     max: usize,
-    /// Those of TLS that are under way.
+    /// Those of streams that are under way.
     pending: usize,
     /// Steps that this turn of the loop may still take.
     steps_left: u32,
@@ -152,6 +155,7 @@ pub(crate) struct Setup {
     pub(crate) certificate: Option<Arc<Certificate>>,
     /// The same for all workers.
     pub(crate) cookies: Cookies,
+    pub(crate) proxies: Arc<[IpNet]>,
     pub(crate) handshake_timeout: Duration,
     pub(crate) max_handshakes: usize,
     pub(crate) ring_revision: u64,
@@ -197,6 +201,7 @@ impl Worker {
             listeners,
             connections: Slab::new(),
             tls,
+            proxies: setup.proxies,
             associations: Associations::new(dtls, setup.cookies, setup.max_handshakes),
             handshakes: Handshakes {
                 timeout: setup.handshake_timeout,

@@ -34,27 +34,30 @@ impl Worker {
             return;
         }
         let tls = match (transport, &self.tls) {
-            (Transport::Tls, Some(config)) if self.handshakes.pending < self.handshakes.max => {
+            (Transport::Tls, Some(config)) => {
                 let Ok(session) = Session::new(Arc::clone(config)) else { return };
                 Some(session)
             }
-            (Transport::Tls, _) => {
-                self.handshakes.failed += 1;
-                return;
-            }
+            (Transport::Tls, None) => return,
             _ => None,
         };
+        let awaits_header = self.proxies.iter().any(|network| network.contains(&client.ip()));
+        let begins = awaits_header || tls.is_some();
+        if begins && self.handshakes.pending >= self.handshakes.max {
+            self.handshakes.failed += u64::from(tls.is_some());
+            return;
+        }
         self.serial += 1;
         let link = (self.serial << 24) | entry as u64;
         let flow = Flow { transport, client, server, link };
         let interest = Interest::READABLE | Interest::WRITABLE;
         if self.poll.registry().register(&mut stream, token(CONNECTION, entry), interest).is_ok() {
-            if tls.is_some() {
+            if begins {
                 self.handshakes.pending += 1;
                 // the first timer, where there was no connection
                 self.sweep_at = self.sweep_at.min(now.instant + self.handshakes.timeout);
             }
-            self.connections.insert(Connection::new(stream, flow, tls, now.instant));
+            self.connections.insert(Connection::new(stream, flow, tls, awaits_header, now.instant));
         }
     }
 
@@ -63,8 +66,8 @@ impl Worker {
         for _ in 0..TURNS {
             let Self { connections, core, read_buffer, replies, .. } = self;
             let Some(connection) = connections.get_mut(index) else { return true };
-            let shaking = connection.is_handshaking();
-            if shaking {
+            let begins = connection.is_beginning();
+            if begins {
                 let Some(left) = self.handshakes.steps_left.checked_sub(1) else {
                     state = ReadState::More;
                     break;
@@ -72,17 +75,17 @@ impl Worker {
                 self.handshakes.steps_left = left;
             }
             connection.last_seen = now.instant;
-            let flow = connection.flow;
-            state = connection.read(read_buffer, core.channels, |frame| {
-                if core.client(now, &flow, frame) {
+            let is_tls = connection.flow.transport == Transport::Tls;
+            state = connection.read(read_buffer, core.channels, |flow, frame| {
+                if core.client(now, flow, frame) {
                     replies.extend_from_slice(&core.reply);
                 }
             });
-            if shaking && !connection.is_handshaking() {
+            if begins && !connection.is_beginning() {
                 self.handshakes.pending -= 1;
-                self.handshakes.done += 1;
+                self.handshakes.done += u64::from(is_tls);
             }
-            if flow.transport == Transport::Tls {
+            if is_tls {
                 // a handshake answers, and so may any record
                 self.dirty.push(index);
             }
@@ -96,12 +99,15 @@ impl Worker {
             self.flush();
             match state {
                 ReadState::More => {}
-                ReadState::Drained if closing || shaking => state = ReadState::More,
+                ReadState::Drained if closing || begins => state = ReadState::More,
                 _ => break,
             }
         }
         self.flush_dirty();
-        if state == ReadState::Closed {
+        if state == ReadState::NoHeader {
+            self.core.server.count_drop(Drop::NoProxyHeader);
+        }
+        if matches!(state, ReadState::Closed | ReadState::NoHeader) {
             self.hang_up(index);
         }
         state != ReadState::More
@@ -121,9 +127,9 @@ impl Worker {
 
     fn hang_up(&mut self, index: usize) {
         if let Some(mut connection) = self.connections.try_remove(index) {
-            if connection.is_handshaking() {
+            if connection.is_beginning() {
                 self.handshakes.pending -= 1;
-                self.handshakes.failed += 1;
+                self.handshakes.failed += u64::from(connection.flow.transport == Transport::Tls);
             }
             connection.close();
             self.core.gone(&connection.flow);
@@ -136,7 +142,7 @@ impl Worker {
         self.sweep_at = now + SWEEP.min(self.handshakes.timeout);
         let (server, patience) = (&self.core.server, self.handshakes.timeout);
         let idle = |c: &Connection| {
-            if c.is_handshaking() {
+            if c.is_beginning() {
                 return now.duration_since(c.began) >= patience;
             }
             now.duration_since(c.last_seen) >= IDLE && !server.holds(&c.flow)

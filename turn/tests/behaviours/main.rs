@@ -7,6 +7,7 @@ mod coturn_clients;
 mod dtls;
 mod lifecycle;
 mod lost_datagrams;
+mod proxy_protocol;
 mod relaying;
 mod rotation;
 mod short_cuts;
