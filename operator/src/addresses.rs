@@ -35,7 +35,8 @@ pub fn resolve(node: &Node, spec: &Addresses) -> Resolved {
         }
     }
     Resolved::Missing(format!(
-        "no IPv4 address among {}; annotate the node with {}=ADDRESS",
+        "no {} address among {}; annotate the node with {}=ADDRESS",
+        spec.families.iter().map(|family| format!("{family:?}")).collect::<Vec<_>>().join(" or "),
         spec.order.iter().map(|source| name(*source)).collect::<Vec<_>>().join(", "),
         spec.annotation_key
     ))
@@ -70,13 +71,15 @@ fn of_type(node: &Node, kind: &str) -> Vec<IpAddr> {
         .collect()
 }
 
-/// The first of each family that is wanted. The TURN pods listen on IPv4 alone so far, so an IPv6 address would
-/// lead clients nowhere.
+/// The first of each family that is wanted, in the order of the spec.
 fn pick(found: &[IpAddr], families: &[AddressFamily]) -> Vec<IpAddr> {
-    if !families.contains(&AddressFamily::IPv4) {
-        return Vec::new();
-    }
-    found.iter().find(|address| address.is_ipv4()).copied().into_iter().collect()
+    let of = |family: &AddressFamily| {
+        found.iter().copied().find(|address| match family {
+            AddressFamily::IPv4 => address.is_ipv4(),
+            AddressFamily::IPv6 => address.is_ipv6(),
+        })
+    };
+    families.iter().filter_map(of).collect()
 }
 
 #[cfg(test)]
@@ -108,6 +111,16 @@ mod tests {
         assert_eq!(resolve(&node(annotated, &both), &spec), found(&["198.51.100.7"]));
         let inside = Addresses { order: vec![AddressSource::NodeInternalIp], ..Addresses::default() };
         assert_eq!(resolve(&node(json!({}), &both), &inside), found(&["10.0.0.1"]));
+    }
+
+    #[test]
+    fn a_node_has_an_address_of_each_family_that_is_wanted() {
+        let all = [("InternalIP", "10.0.0.1"), ("InternalIP", "2001:db8::1"), ("InternalIP", "2001:db8::2")];
+        let node = node(json!({}), &all);
+        assert_eq!(resolve(&node, &Addresses::default()), found(&["10.0.0.1", "2001:db8::1"]));
+        let only = |family| Addresses { families: vec![family], ..Addresses::default() };
+        assert_eq!(resolve(&node, &only(AddressFamily::IPv4)), found(&["10.0.0.1"]));
+        assert_eq!(resolve(&node, &only(AddressFamily::IPv6)), found(&["2001:db8::1"]));
     }
 
     #[test]

@@ -160,6 +160,15 @@ pub const RULES: &[Rule] = &[
         },
     },
     Rule {
+        path: "spec.turn.addresses",
+        cel: "self.families.all(a, self.families.exists_one(b, a == b))",
+        message: "families names one twice; write for example [IPv4, IPv6]",
+        holds: |spec| {
+            let families = &spec.turn.addresses.families;
+            families.iter().enumerate().all(|(i, family)| !families[..i].contains(family))
+        },
+    },
+    Rule {
         path: "spec.signaling",
         // The schema has put the default in by now, so that it alone cannot be told from silence.
         cel: "!has(self.autoscaling) || self.replicas == 2",

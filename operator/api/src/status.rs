@@ -23,7 +23,8 @@ pub struct RtcClusterStatus {
     /// The TURN pods together.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub turn: Option<TurnStatus>,
-    /// The nodes that run, or shall run, a TURN pod: at most 64, those first that do not serve.
+    /// The nodes that run, or shall run, a TURN pod: at most 64, those first that do not serve. Where
+    /// there are more, the ConfigMap `NAME-nodes` lists all of them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<NodeStatus>,
     /// The keys that sign credentials.

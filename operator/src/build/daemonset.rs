@@ -1,5 +1,6 @@
 //! The TURN pods, on the network of their nodes.
 
+use rtc_operator_api::spec::AddressFamily;
 use serde_json::{Value, json};
 
 use crate::controller::secrets::{CERTIFICATE, KEY, turn_certificate};
@@ -104,11 +105,20 @@ fn template(build: &Build<'_>) -> Value {
 
 fn args(build: &Build<'_>) -> Vec<String> {
     let turn = &build.cluster.spec.turn;
+    // One socket per family: an IPv4 client is then seen by its own address.
+    let any = turn.addresses.families.iter().map(|family| match family {
+        AddressFamily::IPv4 => "0.0.0.0",
+        AddressFamily::IPv6 => "[::]",
+    });
     let mut args: Vec<_> = turn
         .listeners
         .iter()
-        .map(|l| format!("--listen={}://0.0.0.0:{}", l.transport.scheme(), l.port))
+        .flat_map(|l| any.clone().map(|any| format!("--listen={}://{any}:{}", l.transport.scheme(), l.port)))
         .collect();
+    let host = match build.families.first() {
+        Some(AddressFamily::IPv6) => "[$(HOST_IP)]",
+        _ => "$(HOST_IP)",
+    };
     args.extend([
         "--relay-address=$(HOST_IP)".to_owned(),
         format!("--relay-ports={}-{}", turn.relay_ports.min, turn.relay_ports.max),
@@ -116,7 +126,7 @@ fn args(build: &Build<'_>) -> Vec<String> {
         format!("--keys={KEYS_DIR}"),
         format!("--fleet-file={TURN_DIR}/{}", super::configmap::FILE),
         "--node=$(NODE_NAME)".to_owned(),
-        format!("--admin=$(HOST_IP):{}", admin_port(build)),
+        format!("--admin={host}:{}", admin_port(build)),
         // Within the grace period, so that the last allocations end by refusal rather than by a kill.
         format!("--drain-timeout={}s", GRACE - 5),
     ]);

@@ -103,8 +103,8 @@ fn files(build: &Build<'_>) -> pod::Files {
 fn args(build: &Build<'_>) -> Vec<String> {
     let spec = &build.cluster.spec;
     let mut args = vec![
-        format!("--listen=0.0.0.0:{PORT}"),
-        format!("--admin=0.0.0.0:{ADMIN}"),
+        format!("--listen={}:{PORT}", build.any_address()),
+        format!("--admin={}:{ADMIN}", build.any_address()),
         format!("--keys={KEYS_DIR}"),
         format!("--turn-file={TURN_DIR}/{}", super::configmap::FILE),
         format!("--max-room-members={}", spec.signaling.max_room_members),

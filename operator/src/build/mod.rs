@@ -16,7 +16,7 @@ pub mod service;
 pub mod serviceaccount;
 pub mod servicemonitor;
 
-use rtc_operator_api::{RtcCluster, RtcClusterSpec};
+use rtc_operator_api::{RtcCluster, RtcClusterSpec, spec::AddressFamily};
 use serde_json::{Value, json};
 
 /// The label, and part of every selector, that names the RtcCluster.
@@ -136,6 +136,8 @@ pub struct Build<'a> {
     pub name: &'a str,
     /// The image of the signaling and TURN pods.
     pub image: String,
+    /// The address families of the cluster's pods and Services, the first one that of the nodes.
+    pub families: Vec<AddressFamily>,
 }
 
 impl<'a> Build<'a> {
@@ -143,7 +145,23 @@ impl<'a> Build<'a> {
     #[must_use]
     pub fn new(cluster: &'a RtcCluster, own_image: &str) -> Self {
         let name = cluster.metadata.name.as_deref().unwrap_or_default();
-        Self { cluster, name, image: image(cluster, own_image) }
+        Self { cluster, name, image: image(cluster, own_image), families: vec![AddressFamily::IPv4] }
+    }
+
+    /// The same, in a cluster that gives a Service these families.
+    #[must_use]
+    pub fn in_families_of(mut self, service: Option<&Value>) -> Self {
+        let families = service.map(|service| service["spec"]["ipFamilies"].clone());
+        let families = families.and_then(|families| serde_json::from_value(families).ok());
+        self.families = families.filter(|list: &Vec<_>| !list.is_empty()).unwrap_or(self.families);
+        self
+    }
+
+    /// What a pod listens on to be reached by every address that it has.
+    #[must_use]
+    pub fn any_address(&self) -> &'static str {
+        // A node whose kernel knows no IPv6 must not be asked for it.
+        if self.families.contains(&AddressFamily::IPv6) { "[::]" } else { "0.0.0.0" }
     }
 
     /// The name of the object for a component.

@@ -26,6 +26,7 @@ pub fn build(build: &Build<'_>) -> Desired {
                 "name": name, "port": number, "targetPort": name, "protocol": "TCP", "appProtocol": name
             }],
             "sessionAffinity": "ClientIP",
+            "ipFamilyPolicy": "PreferDualStack",
         }}),
     )
 }

@@ -183,3 +183,37 @@ fn capacity_is_what_the_relay_ports_and_the_quota_leave() {
     let quota = json!({"quotas": {"allocations": 500}});
     assert!(expression(json!({"monitoring": rules, "turn": quota})).ends_with("* 500) > 0.8"));
 }
+
+#[test]
+fn turn_pods_listen_on_every_family_that_clients_are_given() {
+    let listens = |families: Value| {
+        let addresses = json!({"turn": {"addresses": {"families": families}}});
+        let turn = built(addresses, daemonset::build);
+        let all: Vec<_> =
+            args(&turn).iter().filter_map(|flag| flag.strip_prefix("--listen=")).map(str::to_owned).collect();
+        all
+    };
+    assert_eq!(listens(json!(["IPv4"])), ["udp://0.0.0.0:3478", "tcp://0.0.0.0:3478"]);
+    assert_eq!(listens(json!(["IPv6"])), ["udp://[::]:3478", "tcp://[::]:3478"]);
+    assert_eq!(listens(json!(["IPv4", "IPv6"])).len(), 4);
+}
+
+#[test]
+fn admin_ports_and_signaling_are_in_the_families_of_the_cluster() {
+    let flags = |families: Value, of: fn(&Build<'_>) -> Desired| {
+        let service = json!({"spec": {"ipFamilies": families}});
+        let cluster = RtcCluster::new("calls", Default::default());
+        let build = Build::new(&cluster, "rtc:test").in_families_of(Some(&service));
+        args(&of(&build).value).join(" ")
+    };
+    let four = json!(["IPv4"]);
+    assert!(flags(four.clone(), daemonset::build).contains("--admin=$(HOST_IP):"));
+    assert!(flags(four, deployment::build).contains("--listen=0.0.0.0:8080 --admin=0.0.0.0:9642"));
+    let six = json!(["IPv6"]);
+    assert!(flags(six.clone(), daemonset::build).contains("--admin=[$(HOST_IP)]:"));
+    assert!(flags(six, deployment::build).contains("--listen=[::]:8080 --admin=[::]:9642"));
+    // Nodes are known by the first one; a Service has both.
+    let both = json!(["IPv4", "IPv6"]);
+    assert!(flags(both.clone(), daemonset::build).contains("--admin=$(HOST_IP):"));
+    assert!(flags(both, deployment::build).contains("--listen=[::]:8080"));
+}

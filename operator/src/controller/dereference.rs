@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     net::IpAddr,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -38,9 +38,10 @@ pub const DRAINING_ANNOTATION: &str = "rtc-operator.dev/draining-since";
 const POLLS_AT_A_TIME: usize = 64;
 
 /// Everything that the operator may have made for a cluster: the kind and the end of the name.
-pub const OWNED: [(Kind, &str); 20] = [
+pub const OWNED: [(Kind, &str); 21] = [
     (Kind::Secret, "keys"),
     (Kind::ConfigMap, "turn"),
+    (Kind::ConfigMap, "nodes"),
     (Kind::ServiceAccount, "signaling"),
     (Kind::ServiceAccount, "turn"),
     (Kind::ServiceAccount, "redis"),
@@ -211,7 +212,7 @@ async fn objects(
     let mut wanted = Vec::new();
     for (kind, suffix) in &OWNED {
         // What is not asked for and was seen gone need not be looked for again: only this operator makes it.
-        if kind.wanted(&cluster.spec) || !context.gone.contains(&uid, kind.name()) {
+        if wanted_now(cluster, *kind, suffix) || !context.gone.contains(&uid, *kind, suffix) {
             wanted.push((*kind, format!("{name}-{suffix}")));
         }
     }
@@ -237,27 +238,42 @@ async fn objects(
     let found: Objects = found.into_iter().filter_map(|(_, object)| object).collect();
     for (kind, suffix) in &OWNED {
         let there = found.contains_key(&(kind.name(), format!("{name}-{suffix}")));
-        context.gone.note(&uid, kind.name(), !there && !kind.wanted(&cluster.spec));
+        context.gone.note(&uid, *kind, suffix, !there && !wanted_now(cluster, *kind, suffix));
     }
     Ok((found, unserved))
 }
 
-/// Kinds of objects that a cluster has no more, by its uid.
+/// Whether an object is there as far as can be told from the cluster itself.
+fn wanted_now(cluster: &RtcCluster, kind: Kind, suffix: &str) -> bool {
+    match (kind, suffix) {
+        (Kind::Service, "metrics") => cluster.spec.monitoring.service_monitor,
+        (Kind::ConfigMap, "nodes") => {
+            cluster.status.as_ref().is_some_and(|status| status.nodes.len() >= configmap::MOST_NODES)
+        }
+        _ => kind.wanted(&cluster.spec),
+    }
+}
+
+/// Objects that a cluster has no more, by its uid.
 #[derive(Default)]
-pub struct Gone(Mutex<HashSet<(String, &'static str)>>);
+pub struct Gone(Mutex<HashSet<(String, &'static str, &'static str)>>);
 
 impl Gone {
-    fn contains(&self, uid: &str, kind: &'static str) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&(uid.to_owned(), kind))
+    fn contains(&self, uid: &str, kind: Kind, suffix: &'static str) -> bool {
+        self.lock().contains(&(uid.to_owned(), kind.name(), suffix))
     }
 
-    fn note(&self, uid: &str, kind: &'static str, gone: bool) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    fn note(&self, uid: &str, kind: Kind, suffix: &'static str, gone: bool) {
+        let object = (uid.to_owned(), kind.name(), suffix);
         if gone {
-            all.insert((uid.to_owned(), kind));
+            self.lock().insert(object);
         } else {
-            all.remove(&(uid.to_owned(), kind));
+            self.lock().remove(&object);
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashSet<(String, &'static str, &'static str)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

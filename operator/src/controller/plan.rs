@@ -115,6 +115,8 @@ pub fn plan(
     own_namespace: &str,
 ) -> Result<Plan, Error> {
     let build = Build::new(cluster, own_image);
+    let service = observed.object(Kind::Service, &build.object_name("signaling"));
+    let build = build.in_families_of(service.map(|service| &service.data));
     let spec = &cluster.spec;
     let acts = verdict.acts() && !spec.paused;
     let readers = readers(cluster, observed);
@@ -170,6 +172,7 @@ pub fn plan(
     objects.extend(httproute::build(&build));
     objects.extend(servicemonitor::build(&build));
     objects.extend(prometheusrule::build(&build));
+    objects.extend(configmap::nodes(&build, &nodes));
     objects.push(turn);
     objects.retain(|object| !observed.unserved.contains(object.kind.name()));
 

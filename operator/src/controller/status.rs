@@ -20,11 +20,10 @@ use super::{
     plan::Plan,
     validate::Verdict,
 };
-use crate::build::{CLUSTER_LABEL, COMPONENT_LABEL, Kind, service};
+use crate::build::{CLUSTER_LABEL, COMPONENT_LABEL, Kind, configmap::MOST_NODES, service};
 
 /// Numbers that change with every call are written at most this often, in seconds.
 const COUNTS_EVERY: u64 = 10;
-const MOST_NODES: usize = 64;
 const MOST_ENDPOINTS: usize = 32;
 
 /// The status as it shall be.

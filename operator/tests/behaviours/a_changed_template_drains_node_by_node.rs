@@ -95,6 +95,15 @@ async fn an_address_that_changes_is_handed_out() {
     world
         .until("AddressChanged", async || world.events().await.iter().any(|event| event == "AddressChanged"))
         .await;
+    let both = annotate("198.51.100.9, 2001:db8::9");
+    nodes.patch(&world.kubelet.nodes[0], &PatchParams::default(), &both).await.unwrap();
+    world
+        .until("both families", async || {
+            let endpoints = world.cluster().await.status.unwrap().endpoints.unwrap().turn;
+            world.fleet().await.nodes[0].addresses.len() == 2
+                && endpoints.contains(&"turn:[2001:db8::9]:3478?transport=udp".to_owned())
+        })
+        .await;
     nodes.patch(&world.kubelet.nodes[0], &PatchParams::default(), &annotate("nonsense")).await.unwrap();
     world
         .until("NodeWithoutAddress", async || {

@@ -40,6 +40,7 @@ fn breaking() -> Vec<(&'static str, Value)> {
                 json!({"name": "b", "transport": "DTLS", "port": 1, "tls": tls("b")}),
             ]),
         ),
+        ("families names one twice", json!({"turn": {"addresses": {"families": ["IPv6", "IPv6"]}}})),
         ("jwksURL is no URL", json!({"signaling": {"auth": {"mode": "JWT", "jwt": {"jwksURL": "issuer"}}}})),
         (
             "replicas and autoscaling exclude each other",

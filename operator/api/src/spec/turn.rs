@@ -191,7 +191,8 @@ pub struct Addresses {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 262))]
     pub stun_server: Option<String>,
-    /// Which families of addresses are given to clients.
+    /// Which families of addresses are given to clients, where a node has them; the pods listen on each. Leave
+    /// `IPv6` out where a node's kernel runs without it (`ipv6.disable=1`).
     #[schemars(length(min = 1, max = 2))]
     pub families: Vec<AddressFamily>,
 }

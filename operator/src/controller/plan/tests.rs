@@ -248,3 +248,21 @@ fn a_certificate_that_is_not_there_leaves_everything_as_it_runs() {
     assert_eq!(Fleet::from_json(text.as_bytes()).unwrap().listeners.len(), 2);
     assert!(plan.turn_waits.is_some() && plan.signaling_waits.is_some() && plan.requeue == SECRETS);
 }
+
+#[test]
+fn more_nodes_than_a_status_lists_are_in_a_config_map() {
+    let names: Vec<_> = (0..70).map(|index| format!("w{index}")).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let listed = |plan: &Plan| {
+        let map = plan.objects.iter().find(|object| object.name == "calls-nodes")?;
+        Some(map.value["data"]["nodes.jsonl"].as_str().unwrap().lines().count())
+    };
+    let (plan, mut observed) = settled(&cluster(), &names, 100);
+    assert_eq!(listed(&plan), Some(70));
+    // Calls come and go without a write.
+    let before = find(&plan, Kind::ConfigMap, "calls-nodes").clone();
+    observed.turn[3].report.as_mut().unwrap().allocations = 9;
+    assert_eq!(*find(&decide(&cluster(), &observed), Kind::ConfigMap, "calls-nodes"), before);
+    let (plan, _) = settled(&cluster(), &names[..64], 100);
+    assert_eq!(listed(&plan), None);
+}
