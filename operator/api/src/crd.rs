@@ -208,6 +208,26 @@ mod tests {
         assert_eq!(by_types, RtcClusterSpec::default());
     }
 
+    /// The README has every field: what is part of Kubernetes' own types is left to Kubernetes.
+    #[test]
+    fn the_readme_names_every_field() {
+        fn walk(schema: &Value, names: &mut Vec<String>) {
+            for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+                names.push(name.clone());
+                if !["resources", "tolerations", "affinity", "podTemplate"].contains(&name.as_str()) {
+                    walk(property, names);
+                    walk(&property["items"], names);
+                }
+            }
+        }
+        let readme = include_str!("../../README.md");
+        let words: Vec<_> = readme.split(|c: char| !c.is_ascii_alphanumeric()).collect();
+        let mut names = Vec::new();
+        walk(&spec_schema(), &mut names);
+        names.retain(|name| !words.contains(&name.as_str()));
+        assert_eq!(names, Vec::<String>::new(), "missing in operator/README.md");
+    }
+
     /// Every field reads as documentation in `kubectl explain`.
     #[test]
     fn every_field_is_described() {

@@ -49,7 +49,8 @@ async fn a_changed_template_drains_node_by_node() {
         .await;
     world.ready().await;
     assert_eq!(world.kubelet.drained(), nodes);
-    assert_eq!(world.serving().await, nodes);
+    // The last pod may be made, and not be ready yet.
+    world.until("all serve", async || world.serving().await == nodes).await;
     let events = world.events().await;
     assert!(["NodeDraining", "NodeDrained"].iter().all(|reason| events.iter().any(|event| event == reason)));
 }
