@@ -1,6 +1,6 @@
 //! Clients over DTLS. Nothing is kept of a client that has not sent back its cookie.
 
-use super::{Handshakes, IDLE, Listener, SWEEP, TURNS, Worker, core::Core};
+use super::{Handshakes, IDLE, Listener, TURNS, Worker, core::Core};
 use crate::{
     dtls::{Config, MAX_MESSAGE, Messages, Over, Session},
     places::Places,
@@ -23,6 +23,8 @@ use std::{
 const MAX_ASSOCIATIONS: usize = 1 << 16;
 /// A source prefix gets this part of the associations, and of the handshakes.
 const PREFIX_SHARE: usize = 8;
+/// How long a client may be silent when its allocation is over, and may begin another.
+const GRACE: Duration = Duration::from_secs(1);
 /// The least between two timers of one session.
 const TICK: Duration = Duration::from_millis(10);
 
@@ -215,7 +217,7 @@ impl Associations {
     /// Ends those that never got to an allocation, and those whose allocation is over.
     pub(super) fn sweep(&mut self, now: Instant, core: &mut Core, handshakes: &mut Handshakes) {
         let idle = |a: &Association| {
-            let patience = if a.has_allocated { SWEEP } else { IDLE };
+            let patience = if a.has_allocated { GRACE } else { IDLE };
             a.session.is_established()
                 && now.duration_since(a.last_seen) >= patience
                 && !core.server.holds(&a.flow)

@@ -1,6 +1,8 @@
 //! What is malformed, oversized or broken harms nobody else, and is counted.
 
-use crate::common::{Link, OK, TestClient, address, config, echo_peer, metric, single, start, within};
+use crate::common::{
+    Link, OK, TestClient, address, config, echo_peer, flood_a_slow_client, metric, single, start, within,
+};
 use rtc_credentials::Transport;
 use rtc_turn_proto::{Message, attributes::Error, client::Answer};
 use tokio::{
@@ -62,27 +64,9 @@ async fn a_broken_stream_is_closed_and_others_go_on() {
 #[tokio::test]
 async fn a_client_that_does_not_read_loses_its_own_data_only() {
     let server = start(config()).await;
-    let peer = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let at = peer.local_addr().unwrap();
     let mut slow = TestClient::connect(&server, Transport::Tcp, &single(), "slow").await;
     let mut call = TestClient::connect(&server, Transport::Tcp, &single(), "alice").await;
-    let (to_slow, echo) = (slow.allocate().await, echo_peer().await);
-    call.allocate().await;
-    assert_eq!(slow.ask(|c| c.channel_bind(0x4000, at)).await, OK);
-    assert_eq!(call.ask(|c| c.channel_bind(0x4000, echo)).await, OK);
-    within("the queue to fill", async {
-        while metric(&server, "rtc_turn_drops_total", "queue_full").await == 0.0 {
-            for _ in 0..500 {
-                peer.send_to(&[7; 1200], to_slow).await.unwrap();
-            }
-            assert_eq!(call.echo_by_channel(0x4000, b"on").await, b"on");
-        }
-    })
-    .await;
-    // what it gets once it reads is whole frames still
-    for _ in 0..100 {
-        assert_eq!(slow.receive().await.len(), 1204);
-    }
+    flood_a_slow_client(&server, &mut slow, &mut call).await;
 }
 
 #[tokio::test]

@@ -1,8 +1,12 @@
 //! Debian's coturn clients talk to this server: `apt-get install coturn`.
 
-use crate::common::{SECRET, address, config, start};
+use crate::common::{
+    SECRET, address,
+    certificate::{issue, with_certificate},
+    config, start,
+};
 use rtc_credentials::Transport;
-use rtc_turn::{Handle, settings::TlsFiles};
+use rtc_turn::Handle;
 use rtc_turn_proto::channel_data::Channels;
 use std::time::Duration;
 use tokio::{process::Command, time::timeout};
@@ -53,12 +57,8 @@ async fn uclient_relays_over_tcp_by_send_and_by_channel() {
 #[tokio::test]
 async fn uclient_relays_over_tls_by_send_and_by_channel() {
     let dir = tempfile::tempdir().unwrap();
-    let files = TlsFiles { certificate: dir.path().join("tls.crt"), key: dir.path().join("tls.key") };
-    let made = rcgen::generate_simple_self_signed(["turn.example.org".to_owned()]).unwrap();
-    std::fs::write(&files.certificate, made.cert.pem()).unwrap();
-    std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
-    let listen = vec!["tls://127.0.0.1:0".parse().unwrap()];
-    let server = start(rtc_turn::Config { listen, tls: Some(files), ..rfc5766() }).await;
+    issue(dir.path());
+    let server = start(with_certificate(dir.path(), &["tls://127.0.0.1:0"], rfc5766())).await;
     call(&server, Transport::Tls, &["-c", "-t", "-S", "-s"]).await;
     call(&server, Transport::Tls, &["-c", "-t", "-S"]).await;
 }

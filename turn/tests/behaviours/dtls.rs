@@ -2,28 +2,21 @@
 //! disturbed when the certificate changes.
 
 use crate::common::{
-    Link, OK, TestClient, address, config, dtls::DtlsClient, echo_peer, eventually, metric, single, start,
-    within,
+    Link, OK, TestClient, address,
+    certificate::{issue, with_certificate},
+    config,
+    dtls::DtlsClient,
+    echo_peer, eventually, metric, single, start, within,
 };
 use rtc_credentials::Transport;
-use rtc_turn::{Handle, Server, settings::TlsFiles};
+use rtc_turn::{Handle, Server};
 use rtc_turn_proto::{channel_data, client::Answer};
 use std::{path::Path, process::Stdio, time::Duration};
 use tempfile::TempDir;
 use tokio::{net::UdpSocket, process::Command};
 
-/// Writes a new certificate and its key, as an issuer would, and returns the certificate.
-fn issue(dir: &Path) -> Vec<u8> {
-    let made = rcgen::generate_simple_self_signed(["turn.example.org".to_owned()]).unwrap();
-    std::fs::write(dir.join("tls.crt"), made.cert.pem()).unwrap();
-    std::fs::write(dir.join("tls.key"), made.signing_key.serialize_pem()).unwrap();
-    made.cert.der().to_vec()
-}
-
 fn with_dtls(dir: &Path, listen: &[&str]) -> rtc_turn::Config {
-    let listen = listen.iter().map(|url| url.parse().unwrap()).collect();
-    let tls = Some(TlsFiles { certificate: dir.join("tls.crt"), key: dir.join("tls.key") });
-    rtc_turn::Config { listen, tls, ..config() }
+    with_certificate(dir, listen, config())
 }
 
 async fn server() -> (Handle, TempDir) {
@@ -158,19 +151,19 @@ async fn ten_thousand_hellos_without_a_cookie_leave_nothing_and_get_no_more_than
     assert_eq!(call.ask(|c| c.channel_bind(0x4000, peer)).await, OK);
     let before = metric(&server, "rtc_turn_dtls_challenges_total", "").await;
     let at = address(&server, Transport::Dtls);
+    let catcher = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let flood = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    DtlsClient::begin(flood, catcher.local_addr().unwrap(), |_| false).await;
+    let mut hello = vec![0; 2048];
+    let length = within("a hello", catcher.recv(&mut hello)).await.unwrap();
+    hello.truncate(length);
     let (mut sent, mut answered) = (0, 0);
-    for _ in 0..100 {
-        let catcher = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let mut hello = vec![0; 2048];
-        let flood = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        DtlsClient::begin(flood, catcher.local_addr().unwrap(), |_| false).await;
-        let length = within("a hello", catcher.recv(&mut hello)).await.unwrap();
-        hello.truncate(length);
+    for port in 0..100u8 {
         let source = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         source.connect(at).await.unwrap();
         for n in 0..100u8 {
             // each another client's, by its random
-            hello[27] = n;
+            hello[27..29].copy_from_slice(&[port, n]);
             source.send(&hello).await.unwrap();
             sent += hello.len();
         }
@@ -299,7 +292,7 @@ async fn a_new_certificate_is_shown_and_calls_go_on() {
     let mut served = 0;
     within("the new certificate", async {
         while served < 10 {
-            served = if connect(&server).await.shown == second { served + 1 } else { 0 };
+            served = if connect(&server).await.shown == *second { served + 1 } else { 0 };
         }
     })
     .await;

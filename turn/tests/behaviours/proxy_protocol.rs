@@ -1,14 +1,14 @@
 //! Clients behind a load balancer, which says who they are.
 
-use crate::common::{Link, TestClient, address, config, echo_peer, metric, single, start, within};
-use rtc_credentials::Transport;
-use rtc_turn::{Config, Handle, settings::TlsFiles};
-use rtc_turn_proto::{Message, attributes::XorMappedAddress, client::Answer};
-use rustls::{
-    ClientConfig, RootCertStore,
-    crypto::ring,
-    pki_types::{CertificateDer, ServerName},
+use crate::common::{
+    Link, TestClient, address,
+    certificate::{issue, with_certificate},
+    config, echo_peer, metric, single, start, within,
 };
+use rtc_credentials::Transport;
+use rtc_turn::{Config, Handle};
+use rtc_turn_proto::{Message, attributes::XorMappedAddress, client::Answer};
+use rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -138,14 +138,10 @@ async fn a_header_that_does_not_come_ends_the_connection_and_holds_a_bounded_num
 #[tokio::test]
 async fn tls_begins_after_the_header_and_a_server_with_streams_alone_becomes_ready() {
     let dir = tempfile::tempdir().unwrap();
-    let made = rcgen::generate_simple_self_signed(["turn.example.org".to_owned()]).unwrap();
-    let files = TlsFiles { certificate: dir.path().join("tls.crt"), key: dir.path().join("tls.key") };
-    std::fs::write(&files.certificate, made.cert.pem()).unwrap();
-    std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
-    let listen = vec!["tls://127.0.0.1:0".parse().unwrap()];
-    let server = start(Config { listen, tls: Some(files), ..balanced() }).await;
+    let certificate = issue(dir.path());
+    let server = start(with_certificate(dir.path(), &["tls://127.0.0.1:0"], balanced())).await;
     let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from(made.cert.der().to_vec())).unwrap();
+    roots.add(certificate).unwrap();
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()

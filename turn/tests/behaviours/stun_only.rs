@@ -1,7 +1,8 @@
 //! A server that tells clients their addresses, and relays nothing.
 
 use crate::common::{
-    Link, TestClient, address, admin, dtls::DtlsClient, echo_peer, metric, single, start, within,
+    Link, TestClient, address, admin, certificate::issue, dtls::DtlsClient, echo_peer, metric, single, start,
+    within,
 };
 use rtc_credentials::Transport;
 use rtc_turn::Settings;
@@ -31,10 +32,8 @@ fn mapped(reply: &[u8]) -> SocketAddr {
 #[tokio::test]
 async fn binding_is_answered_and_turn_is_not_there() {
     let dir = tempfile::tempdir().unwrap();
-    let made = rcgen::generate_simple_self_signed(["stun.example.org".to_owned()]).unwrap();
+    issue(dir.path());
     let (certificate, key) = (dir.path().join("tls.crt"), dir.path().join("tls.key"));
-    std::fs::write(&certificate, made.cert.pem()).unwrap();
-    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
     let mut settings = Settings { tls_cert: Some(certificate), tls_key: Some(key), ..settings() };
     settings.listen.push("dtls://127.0.0.1:0".parse().unwrap());
     let server = start(settings.resolve().unwrap()).await;

@@ -1,10 +1,12 @@
 //! Clients over TLS: relayed, bounded, and not disturbed when the certificate changes.
 
 use crate::common::{
-    Link, OK, TestClient, address, config, echo_peer, eventually, metric, single, start, within,
+    Link, OK, TestClient, address,
+    certificate::{issue, issue_with, with_certificate},
+    config, echo_peer, eventually, flood_a_slow_client, metric, single, start, within,
 };
 use rtc_credentials::Transport;
-use rtc_turn::{Handle, Server, settings::TlsFiles};
+use rtc_turn::{Handle, Server};
 use rtc_turn_proto::{channel_data, client::Answer};
 use rustls::{
     ClientConfig, RootCertStore,
@@ -15,22 +17,12 @@ use std::{io, path::Path, sync::Arc, time::Duration};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpStream, UdpSocket},
+    net::TcpStream,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-/// Writes a new certificate and its key, as an issuer would, and returns the certificate.
-fn issue(dir: &Path) -> CertificateDer<'static> {
-    let made = rcgen::generate_simple_self_signed(["turn.example.org".to_owned()]).unwrap();
-    std::fs::write(dir.join("tls.crt"), made.cert.pem()).unwrap();
-    std::fs::write(dir.join("tls.key"), made.signing_key.serialize_pem()).unwrap();
-    made.cert.der().clone()
-}
-
 fn with_tls(dir: &Path, listen: &[&str]) -> rtc_turn::Config {
-    let listen = listen.iter().map(|url| url.parse().unwrap()).collect();
-    let tls = Some(TlsFiles { certificate: dir.join("tls.crt"), key: dir.join("tls.key") });
-    rtc_turn::Config { listen, tls, ..config() }
+    with_certificate(dir, listen, config())
 }
 
 async fn server() -> (Handle, TempDir, CertificateDer<'static>) {
@@ -157,11 +149,7 @@ async fn the_metrics_tell_when_the_certificate_that_is_served_expires() {
     let expiry = || metric(&server, "rtc_turn_tls_certificate_expiry_seconds", "");
     // rcgen's own default: the year 4096
     assert_eq!(expiry().await, 67_090_118_400.0);
-    let mut params = rcgen::CertificateParams::new(["turn.example.org".to_owned()]).unwrap();
-    params.not_after = rcgen::date_time_ymd(2030, 1, 1);
-    let key = rcgen::KeyPair::generate().unwrap();
-    std::fs::write(dir.path().join("tls.key"), key.serialize_pem()).unwrap();
-    std::fs::write(dir.path().join("tls.crt"), params.self_signed(&key).unwrap().pem()).unwrap();
+    issue_with(dir.path(), |params| params.not_after = rcgen::date_time_ymd(2030, 1, 1));
     within("the new certificate", async { while expiry().await != 1_893_456_000.0 {} }).await;
     assert_eq!(metric(&start(config()).await, "rtc_turn_tls_certificate", "").await, 0.0, "not without one");
 }
@@ -263,27 +251,9 @@ async fn handshakes_that_do_not_end_hold_a_bounded_number_of_places_for_a_time()
 #[tokio::test]
 async fn a_client_that_does_not_read_loses_its_own_data_only() {
     let (server, _dir, certificate) = server().await;
-    let peer = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let (at, echo) = (peer.local_addr().unwrap(), echo_peer().await);
     let mut slow = client(&server, &certificate, "slow").await;
     let mut call = client(&server, &certificate, "alice").await;
-    let to_slow = slow.allocate().await;
-    call.allocate().await;
-    assert_eq!(slow.ask(|c| c.channel_bind(0x4000, at)).await, OK);
-    assert_eq!(call.ask(|c| c.channel_bind(0x4000, echo)).await, OK);
-    within("the queue to fill", async {
-        while metric(&server, "rtc_turn_drops_total", "queue_full").await == 0.0 {
-            for _ in 0..500 {
-                peer.send_to(&[7; 1200], to_slow).await.unwrap();
-            }
-            assert_eq!(call.echo_by_channel(0x4000, b"on").await, b"on");
-        }
-    })
-    .await;
-    // what it gets once it reads is whole frames still
-    for _ in 0..1000 {
-        assert_eq!(slow.receive().await.len(), 1204);
-    }
+    flood_a_slow_client(&server, &mut slow, &mut call).await;
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! A server on loopback, a tiny client, and a peer that echoes.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code, unreachable_pub)]
 
+pub mod certificate;
 pub mod dtls;
 
 use dtls::DtlsClient;
@@ -252,4 +253,27 @@ pub async fn metric(server: &Handle, name: &str, labels: &str) -> f64 {
         .filter(|line| line.starts_with(name) && line.contains(labels))
         .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
         .sum()
+}
+
+/// Sends to a client that does not read until its queue is full, and sees that another's call goes on.
+pub async fn flood_a_slow_client(server: &Handle, slow: &mut TestClient, call: &mut TestClient) {
+    let peer = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let (at, echo) = (peer.local_addr().unwrap(), echo_peer().await);
+    let to_slow = slow.allocate().await;
+    call.allocate().await;
+    assert_eq!(slow.ask(|c| c.channel_bind(0x4000, at)).await, OK);
+    assert_eq!(call.ask(|c| c.channel_bind(0x4000, echo)).await, OK);
+    within("the queue to fill", async {
+        while metric(server, "rtc_turn_drops_total", "queue_full").await == 0.0 {
+            for _ in 0..500 {
+                peer.send_to(&[7; 1200], to_slow).await.unwrap();
+            }
+            assert_eq!(call.echo_by_channel(0x4000, b"on").await, b"on");
+        }
+    })
+    .await;
+    // what it gets once it reads is whole frames still
+    for _ in 0..100 {
+        assert_eq!(slow.receive().await.len(), 1204);
+    }
 }
