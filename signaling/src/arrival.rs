@@ -1,12 +1,13 @@
 //! The first moment of a connection: whether it may begin, and with which buffers.
 
 use crate::{
+    auth::{TokenError, bearer, gate::Pass},
     guests::{Guest, TooMany},
     server::{Replica, Server},
 };
 use axum::{
     extract::{FromRequestParts, ws::WebSocketUpgrade},
-    http::{StatusCode, request::Parts},
+    http::{StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
 use std::sync::Arc;
@@ -19,6 +20,8 @@ pub(crate) const HARD_FRAME_LIMIT: usize = 1 << 20;
 pub(crate) struct Arrival {
     pub(crate) server: Arc<Server>,
     pub(crate) guest: Guest,
+    /// What its connection may do.
+    pub(crate) pass: Arc<Pass>,
 }
 
 /// Why a client may not connect.
@@ -27,6 +30,7 @@ pub(crate) enum TurnedAway {
     Ended(StatusCode),
     Origin,
     TooMany(TooMany),
+    Token(TokenError),
 }
 
 impl FromRequestParts<Replica> for Arrival {
@@ -38,7 +42,8 @@ impl FromRequestParts<Replica> for Arrival {
             return Err(TurnedAway::Origin);
         }
         let guest = server.guests().admit(&parts.extensions, &parts.headers).map_err(TurnedAway::TooMany)?;
-        Ok(Self { server, guest })
+        let pass = server.gate().admit(&parts.headers, &parts.uri).await.map_err(TurnedAway::Token)?;
+        Ok(Self { server, guest, pass })
     }
 }
 
@@ -51,14 +56,27 @@ impl IntoResponse for TurnedAway {
                     --allowed-origin\n";
                 (StatusCode::FORBIDDEN, how).into_response()
             }
+            Self::Token(why) => unauthorized(&why),
             Self::TooMany(why) => (StatusCode::TOO_MANY_REQUESTS, format!("{why}\n")).into_response(),
         }
     }
 }
 
-/// Small buffers: most connections are idle.
+/// An answer that asks for a token (RFC 6750, section 3).
+pub(crate) fn unauthorized(why: &TokenError) -> Response {
+    let challenge = match why {
+        TokenError::Unavailable => {
+            return (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response();
+        }
+        TokenError::Missing => "Bearer",
+        _ => "Bearer error=\"invalid_token\"",
+    };
+    (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, challenge)], format!("{why}\n")).into_response()
+}
+
+/// Small buffers, as most connections are idle; and one of the subprotocols that were asked for.
 pub(crate) fn sized(upgrade: WebSocketUpgrade) -> WebSocketUpgrade {
-    upgrade
+    bearer::answer_protocol(upgrade)
         .read_buffer_size(4 << 10)
         .write_buffer_size(8 << 10)
         .max_message_size(HARD_FRAME_LIMIT)

@@ -10,7 +10,7 @@
 //! | [`store`] | where rooms are kept: in this process, or on Redis |
 //! | [`outbox`], [`parcel`] | what waits for one client |
 //! | [`ice`] | `iceServers` with fresh credentials |
-//! | [`auth`] | who may connect |
+//! | [`auth`] | who may connect, and what they may do |
 //! | [`guests`] | how many connections and joins an address may have |
 //! | [`web`] | the demo page |
 //! | [`admin`], [`drain`], [`metrics`] | for whoever runs it |
@@ -38,6 +38,7 @@ pub mod auth;
 pub mod dialect;
 pub mod drain;
 pub mod guests;
+mod http;
 pub mod hub;
 pub mod ice;
 pub mod metrics;

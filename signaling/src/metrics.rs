@@ -26,7 +26,7 @@ pub struct ResumeOutcome {
 /// Why a client was turned away.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Refused {
-    /// `connections_per_address`, `joins_per_address`, `never_joined`.
+    /// `connections_per_address`, `joins_per_address`, `never_joined`, `unauthorized`.
     pub reason: &'static str,
 }
 

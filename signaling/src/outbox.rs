@@ -3,7 +3,7 @@
 use crate::parcel::Parcel;
 use axum::extract::ws::Utf8Bytes;
 use futures::task::AtomicWaker;
-use rtc_signaling_proto::ops::View;
+use rtc_signaling_proto::{Kind, ops::View};
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -28,6 +28,8 @@ pub enum Out {
     Degraded(u64),
     /// The store is back.
     Recovered,
+    /// The connection's token expires at this Unix second.
+    Expiring(u64),
     /// This replica will end; reconnect after so many milliseconds.
     Goaway(u64),
     /// Nothing follows; close with this code and reason.
@@ -51,6 +53,8 @@ struct Queue {
     bytes: usize,
     closed: bool,
     slow: bool,
+    /// Signals of others are not for it.
+    deaf: bool,
 }
 
 /// The queue of one client.
@@ -78,6 +82,9 @@ impl Outbox {
         let mut queue = self.lock();
         if queue.closed {
             return false;
+        }
+        if queue.deaf && matches!(&out, Out::Parcel(parcel) if parcel.kind == Kind::Signal) {
+            return true;
         }
         queue.bytes += out.bytes();
         let last = matches!(out, Out::Close(..));
@@ -135,6 +142,17 @@ impl Outbox {
     #[must_use]
     pub fn is_slow(&self) -> bool {
         self.lock().slow
+    }
+
+    /// Whether signals of others are kept from its client; they are not at first.
+    pub fn set_deaf(&self, deaf: bool) {
+        self.lock().deaf = deaf;
+    }
+
+    /// See [`Self::set_deaf`].
+    #[must_use]
+    pub fn is_deaf(&self) -> bool {
+        self.lock().deaf
     }
 
     /// Bytes that wait.

@@ -73,6 +73,14 @@ pub(crate) fn hash(secret: &str) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(&Sha256::digest(secret)[..18])
 }
 
+/// What is stored of a session's secret: of one that belongs to a token's subject, none but that subject
+/// knows it.
+#[must_use]
+pub(crate) fn hash_for(secret: &str, subject: Option<&str>) -> String {
+    // no secret has a control character
+    subject.map_or_else(|| hash(secret), |subject| hash(&format!("{secret}\n{subject}")))
+}
+
 /// Between half of `around` and one and a half.
 #[must_use]
 pub(crate) fn jitter(around: Duration) -> Duration {

@@ -3,7 +3,10 @@
 use crate::{
     admin,
     arrival::{Arrival, sized},
-    auth::{Origins, Policy},
+    auth::{
+        Origins, Policy,
+        gate::{Gate, Pass},
+    },
     dialect::{
         matchbox,
         native::Native,
@@ -102,6 +105,13 @@ impl Builder {
         self
     }
 
+    /// Who may connect; anybody by default.
+    #[must_use]
+    pub fn auth(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
     /// What the clients of one address may hold and do.
     #[must_use]
     pub fn address_limits(mut self, limits: AddressLimits) -> Self {
@@ -128,13 +138,19 @@ impl Builder {
     #[must_use]
     pub fn start(self) -> Arc<Server> {
         let Self { shared, ice, name, limits, max_members, origins, policy, .. } = self;
-        let Policy::Anonymous = policy;
         let replica = crate::random::replica(&name);
         let metrics = Arc::new(Metrics::new());
         let hub = Hub::start(replica, &shared, max_members, metrics.clone());
-        let native = Native { hub: hub.clone(), ice: ice.clone(), limits };
+        let gate = Gate::start(policy, hub.clone());
+        let native = Native { hub: hub.clone(), ice, limits, gate, pass: Arc::default() };
         Arc::new(Server {
-            socketio: SocketIo::new(hub.clone(), self.polling, limits, self.join_timeout),
+            socketio: SocketIo::new(
+                hub.clone(),
+                self.polling,
+                limits,
+                self.join_timeout,
+                native.gate.clone(),
+            ),
             hub,
             native,
             origins,
@@ -192,7 +208,7 @@ impl Server {
                 .merge(peerjs::router())
                 .merge(ywebrtc::router())
                 .merge(matchbox::router())
-                .merge(web::router())
+                .merge(web::router(self.gate().is_guarded()))
                 .with_state(self.weak_state())
         };
         self.router.get_or_init(make).clone()
@@ -266,8 +282,9 @@ impl Server {
         &self.native.ice
     }
 
-    pub(crate) fn native(&self) -> &Native {
-        &self.native
+    /// For one connection, or request, of the native protocol.
+    pub(crate) fn native(&self, pass: Arc<Pass>) -> Native {
+        Native { pass, ..self.native.clone() }
     }
 
     pub(crate) fn paces(&self) -> &Arc<Paces> {
@@ -286,10 +303,16 @@ impl Server {
         &self.guests
     }
 
+    pub(crate) fn gate(&self) -> &Arc<Gate> {
+        &self.native.gate
+    }
+
     /// What a connection of a dialect with text frames has besides its dialect.
-    pub(crate) fn line(&self) -> Line {
+    pub(crate) fn line(&self, pass: &Arc<Pass>) -> Line {
+        let outbox = Outbox::new(self.native.limits.queue_bytes);
+        self.gate().watch(pass, &outbox);
         Line {
-            outbox: Outbox::new(self.native.limits.queue_bytes),
+            outbox,
             limits: self.native.limits,
             join_timeout: self.join_timeout,
             metrics: self.hub.metrics().clone(),
@@ -316,6 +339,7 @@ impl Server {
         if self.is_draining() {
             return Err("draining".into());
         }
+        self.gate().ready()?;
         match self.hub.store().down_since() {
             None => Ok(()),
             Some(since) => Err(format!("the store of rooms cannot be reached since {since}")),
@@ -385,7 +409,7 @@ fn give_up_on_the_dead(socket: &TcpStream) {
 fn give_up_on_the_dead(_: &TcpStream) {}
 
 async fn connect(arrival: Arrival, upgrade: WebSocketUpgrade) -> Response {
-    let Arrival { server, guest } = arrival;
-    let (native, join_timeout) = (server.native.clone(), server.join_timeout);
+    let Arrival { server, guest, pass } = arrival;
+    let (native, join_timeout) = (server.native(pass), server.join_timeout);
     sized(upgrade).on_upgrade(async move |socket| websocket::serve(socket, native, guest, join_timeout).await)
 }

@@ -1,6 +1,7 @@
 //! Flags, environment and configuration file of `rtc-signaling`.
 
 use crate::{
+    auth::{Policy, Rules, Verifier, VerifierError},
     guests::AddressLimits,
     ice::{Ice, IceError},
     server::{DRAIN_TIMEOUT, JOIN_TIMEOUT, Server},
@@ -50,6 +51,19 @@ pub struct Settings {
     /// Who may connect [default: anonymous]
     #[arg(long, env = "RTC_SIGNALING_AUTH")]
     pub auth: Option<Auth>,
+    /// With `--auth jwt`: the keys that tokens are signed with, as a file or a directory of files: an HMAC
+    /// secret, a public key in PEM, or a JWK set
+    #[arg(long, env = "RTC_SIGNALING_JWT_KEYS")]
+    pub jwt_keys: Option<PathBuf>,
+    /// With `--auth jwt`: where the issuer publishes its keys as a JWK set; instead of --jwt-keys
+    #[arg(long, env = "RTC_SIGNALING_JWT_JWKS_URL")]
+    pub jwt_jwks_url: Option<String>,
+    /// The `iss` that tokens must have [default: any]
+    #[arg(long, env = "RTC_SIGNALING_JWT_ISSUER")]
+    pub jwt_issuer: Option<String>,
+    /// What must be among the `aud` of tokens [default: none, and tokens with an `aud` are refused]
+    #[arg(long, env = "RTC_SIGNALING_JWT_AUDIENCE")]
+    pub jwt_audience: Option<String>,
     /// The origin of a page that may connect, such as https://calls.example.com, or `*`; may be repeated
     /// [default: *]
     #[arg(long, env = "RTC_SIGNALING_ALLOWED_ORIGIN", value_delimiter = ',')]
@@ -108,6 +122,8 @@ impl std::fmt::Debug for StoreUrl {
 pub enum Auth {
     /// Anybody
     Anonymous,
+    /// Who has a token, into the rooms that it names
+    Jwt,
 }
 
 /// Why the server cannot be set up so.
@@ -130,6 +146,17 @@ pub enum SettingsError {
         /// Why.
         source: io::Error,
     },
+    /// See [`VerifierError`].
+    #[error(transparent)]
+    Verifier(#[from] VerifierError),
+    /// Tokens without keys, or with two kinds.
+    #[error("--auth jwt needs --jwt-keys or --jwt-jwks-url, and not both")]
+    JwtKeys,
+    /// Keys that nothing is checked with.
+    #[error(
+        "--jwt-keys, --jwt-jwks-url, --jwt-issuer and --jwt-audience are of no effect without --auth jwt"
+    )]
+    NoJwt,
     /// Credentials that are never valid.
     #[error("--credential-ttl has to be longer than zero")]
     Ttl,
@@ -184,6 +211,27 @@ impl Settings {
         Ok(Ice::new(&self.turn, self.turn_file.as_deref(), self.keys.as_deref(), ttl)?)
     }
 
+    /// Who may connect. Must be called in a tokio runtime.
+    ///
+    /// # Errors
+    /// [`SettingsError`].
+    pub fn policy(&self) -> Result<Policy, SettingsError> {
+        let rules = Rules {
+            issuer: self.jwt_issuer.clone(),
+            audience: self.jwt_audience.clone(),
+            ..Rules::default()
+        };
+        let says_more = self.jwt_issuer.is_some() || self.jwt_audience.is_some();
+        let verifier = match (self.auth.unwrap_or(Auth::Anonymous), &self.jwt_keys, &self.jwt_jwks_url) {
+            (Auth::Anonymous, None, None) if !says_more => return Ok(Policy::Anonymous),
+            (Auth::Anonymous, ..) => return Err(SettingsError::NoJwt),
+            (Auth::Jwt, Some(keys), None) => Verifier::from_files(keys, rules)?,
+            (Auth::Jwt, None, Some(url)) => Verifier::from_url(url, rules)?,
+            (Auth::Jwt, ..) => return Err(SettingsError::JwtKeys),
+        };
+        Ok(Policy::Jwt(Arc::new(verifier)))
+    }
+
     /// What the clients of one address may hold and do.
     #[must_use]
     pub fn address_limits(&self) -> AddressLimits {
@@ -204,6 +252,7 @@ impl Settings {
         Ok(Server::builder(self.rooms()?, Arc::new(self.ice()?))
             .name(&self.name.clone().unwrap_or_else(host))
             .max_room_members(self.max_room_members.unwrap_or(0))
+            .auth(self.policy()?)
             .allowed_origins(self.allowed_origin.clone())
             .address_limits(self.address_limits())
             .join_timeout(self.join_timeout.map_or(JOIN_TIMEOUT, Duration::from))

@@ -30,16 +30,22 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 /// The longest text of a QR code; a denser one is hard to read for phones.
 const QR_BYTES: usize = 512;
 
-/// The routes of the page.
-pub fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
-    Router::new()
-        .route("/", get(|headers: HeaderMap| async move { file("index.html", &headers) }))
-        .route("/r/{room}", get(|headers: HeaderMap| async move { file("index.html", &headers) }))
-        .route("/qr.svg", get(qr))
-        .route(
-            "/{file}",
-            get(|Path(name): Path<String>, headers: HeaderMap| async move { file(&name, &headers) }),
-        )
+/// What a person finds where the page would be, which knows of no tokens.
+const GUARDED: &str = "This is a signaling server that asks for a token.\n\n\
+    Get one from the application that uses this server: a signed JWT whose `sub` says who you are and whose \
+    `rooms` say where you may go. Then connect:\n\n\
+    \x20   new WebSocket('wss://HOST/v1/connect', ['rtc.v1', 'rtc.bearer.' + token])\n\n\
+    or show it as `Authorization: Bearer TOKEN`, or as `?access_token=TOKEN` with every other kind of client.\n";
+
+/// The routes of the page; of a server that is `guarded`, those of its scripts and a word on tokens.
+pub fn router<S: Clone + Send + Sync + 'static>(guarded: bool) -> Router<S> {
+    let page = move |headers: HeaderMap| async move {
+        if guarded { GUARDED.into_response() } else { file("index.html", &headers) }
+    };
+    Router::new().route("/", get(page)).route("/r/{room}", get(page)).route("/qr.svg", get(qr)).route(
+        "/{file}",
+        get(|Path(name): Path<String>, headers: HeaderMap| async move { file(&name, &headers) }),
+    )
 }
 
 fn content_type(name: &str) -> Option<&'static str> {

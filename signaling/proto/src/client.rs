@@ -56,6 +56,13 @@ pub enum ClientFrame<'a> {
         /// Answered by `ice`.
         id: Option<RequestId>,
     },
+    /// Goes on with a fresh token.
+    Auth {
+        /// Answered by `auth`.
+        id: Option<RequestId>,
+        /// A JWT.
+        token: Cow<'a, str>,
+    },
     /// Asks whether the server is there.
     Ping {
         /// Answered by `pong`.
@@ -95,6 +102,10 @@ pub enum Code {
     Degraded,
     /// No credentials can be made.
     IceUnavailable,
+    /// The token is not good.
+    Unauthorized,
+    /// The token does not permit this.
+    Forbidden,
 }
 
 impl Code {
@@ -116,6 +127,8 @@ impl Code {
             Self::StoreUnavailable => "store_unavailable",
             Self::Degraded => "degraded",
             Self::IceUnavailable => "ice_unavailable",
+            Self::Unauthorized => "unauthorized",
+            Self::Forbidden => "forbidden",
         }
     }
 }
@@ -161,6 +174,8 @@ struct Raw<'a> {
     resume: Option<Cow<'a, str>>,
     epoch: Option<u64>,
     seq: Option<u64>,
+    #[serde(borrow)]
+    token: Option<Cow<'a, str>>,
 }
 
 /// `null` is a value like others.
@@ -181,18 +196,20 @@ impl Raw<'_> {
             ("resume", self.resume.is_some()),
             ("epoch", self.epoch.is_some()),
             ("seq", self.seq.is_some()),
+            ("token", self.token.is_some()),
         ];
         there.into_iter().find(|(name, given)| *given && !allowed.contains(name)).map(|(name, _)| name)
     }
 }
 
 /// Which fields each type has, besides `type` and `id`.
-const TYPES: [(&str, &[&str]); 6] = [
+const TYPES: [(&str, &[&str]); 7] = [
     ("join", &["room", "name", "meta", "max"]),
     ("signal", &["to", "data"]),
     ("leave", &[]),
     ("resume", &["resume", "epoch", "seq"]),
     ("ice", &[]),
+    ("auth", &["token"]),
     ("ping", &[]),
 ];
 
@@ -242,6 +259,7 @@ impl<'a> ClientFrame<'a> {
                 id: raw.id,
             },
             "ice" => Self::Ice { id: raw.id },
+            "auth" => Self::Auth { token: raw.token.clone().ok_or_else(|| missing("token"))?, id: raw.id },
             _ => Self::Ping { id: raw.id },
         })
     }
@@ -275,6 +293,7 @@ mod tests {
             (r#"{"type":"leave"}"#, "Leave"),
             (r#"{"type":"resume","resume":"m-1~s~room","epoch":1,"seq":2}"#, "Resume"),
             (r#"{"type":"ice"}"#, "Ice"),
+            (r#"{"type":"auth","token":"a.b.c"}"#, "Auth"),
             (r#"{"type":"\u0070ing","id":"x"}"#, "Ping"),
         ] {
             let frame = ClientFrame::parse(text).unwrap();
@@ -295,6 +314,7 @@ mod tests {
             (r#"{"type":"join","id":7,"room":"a","colour":1}"#, Code::BadFrame, "colour"),
             (r#"{"type":"leave","id":7,"room":"a"}"#, Code::BadFrame, "`room` does not belong"),
             (r#"{"type":"signal","id":7}"#, Code::BadFrame, "`data`"),
+            (r#"{"type":"auth","id":7}"#, Code::BadFrame, "`token`"),
             (r#"{"type":"signal","id":7,"to":"a b","data":1}"#, Code::BadFrame, "members"),
             (r#"{"type":"resume","id":7,"resume":"x","epoch":1,"seq":1}"#, Code::BadFrame, "join again"),
             (r#"{"type":"join","id":7,"room":"a","max":-1}"#, Code::BadFrame, "u32"),

@@ -68,7 +68,7 @@ impl Reason {
     }
 }
 
-/// What is told of a member, as the inside of a JSON object: `"id":"…","name":"…","meta":…`.
+/// What is told of a member, as the inside of a JSON object: `"id":"…","name":"…","meta":…,"user":"…"`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Profile(String);
 
@@ -84,6 +84,13 @@ impl Profile {
             let _ = write!(text, ",\"meta\":{}", meta.get());
         }
         Self(text)
+    }
+
+    /// The same, of a member whom a token names: `"user":"…"`, which no client can say of itself.
+    #[must_use]
+    pub fn of_user(mut self, user: &str) -> Self {
+        let _ = write!(self.0, ",\"user\":{}", serde_json::Value::from(user));
+        self
     }
 
     /// From a store, which got it from [`Self::as_str`].

@@ -43,6 +43,10 @@ pub mod close {
     pub const SLOW: u16 = 4002;
     /// Nothing was heard of this client for too long; resumable.
     pub const IDLE: u16 = 4003;
+    /// Somebody removed this member; not resumable.
+    pub const KICKED: u16 = 4004;
+    /// The token has expired; resumable with a fresh one of the same subject.
+    pub const EXPIRED: u16 = 4005;
     /// This client broke the protocol again and again.
     pub const PROTOCOL: u16 = 4008;
 }

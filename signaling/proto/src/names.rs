@@ -38,6 +38,12 @@ impl RoomName {
         Ok(Self(name.into()))
     }
 
+    /// Whether it is a dialect's own.
+    #[must_use]
+    pub fn is_scoped(&self) -> bool {
+        self.0.contains(SEPARATOR)
+    }
+
     /// From a store, which got it from [`Self::as_str`].
     #[must_use]
     pub fn from_stored(text: &str) -> Self {

@@ -228,4 +228,7 @@ pub enum Refusal {
     /// The room has no member with the id in `to`.
     #[error("the room has no member with that id; take ids from `members` and `member-joined`")]
     NoSuchMember,
+    /// The client may not enter; the same whether there is such a room or not.
+    #[error("this token does not let into that room; get one whose `rooms` names it")]
+    Forbidden,
 }

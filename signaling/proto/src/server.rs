@@ -140,6 +140,19 @@ pub enum ServerFrame<'a> {
         /// Unix seconds.
         expires: u64,
     },
+    /// Answers `auth`.
+    Auth {
+        /// Of the request.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a RequestId>,
+        /// When the token expires: Unix seconds; 0 where no token is asked for.
+        expires: u64,
+    },
+    /// The token expires soon: send a fresh one by `auth`.
+    AuthExpiring {
+        /// Unix seconds.
+        expires: u64,
+    },
     /// Answers `ping`.
     Pong {
         /// Of the request.

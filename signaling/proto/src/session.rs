@@ -69,6 +69,23 @@ pub enum Command {
         /// To answer.
         id: Option<RequestId>,
     },
+    /// Go on with a fresh token.
+    Auth {
+        /// To answer.
+        id: Option<RequestId>,
+        /// A JWT.
+        token: Token,
+    },
+}
+
+/// A client's token. Shown as nothing.
+#[derive(Clone)]
+pub struct Token(pub String);
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token")
+    }
 }
 
 /// The state of one connection.
@@ -136,6 +153,7 @@ impl Session {
                 let how = "this connection is in a room already; leave it first, or open another connection";
                 self.refuse(now_ms, id.as_ref(), Code::AlreadyJoined, how)
             }
+            ClientFrame::Auth { id, token } => Step::Do(Command::Auth { id, token: Token(token.into()) }),
             ClientFrame::Join { id, room, name, meta, max } => Step::Do(Command::Join {
                 id,
                 room,

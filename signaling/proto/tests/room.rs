@@ -142,6 +142,7 @@ proptest! {
                         Err(Refusal::UnknownSession) => prop_assert!(!inside),
                         Err(Refusal::NoSuchMember) => prop_assert!(!witness.inside.contains(&member(to.unwrap()))),
                         Err(Refusal::Superseded) => prop_assert!(false, "the newest connection was fenced"),
+                        Err(Refusal::Forbidden) => prop_assert!(false, "no room asks for tokens"),
                     }
                 }
                 Op::Leave { who } => {

@@ -1,10 +1,14 @@
 //! Protocol v1: does what a frame asks of the rooms, and puts what comes of it into frames.
 
 use crate::{
-    hub::{Attachment, Continued, EnterError, Entered, Entering, Hub, SignalError},
+    auth::{
+        TokenError,
+        gate::{Gate, Pass},
+    },
+    hub::{Attachment, Continued, EnterError, Entered, Entering, Hub, SignalError, lower},
     ice::IceSource,
     outbox::{Out, Outbox},
-    store::StoreError,
+    store::{Outcome, StoreError},
 };
 use axum::extract::ws::Utf8Bytes;
 use rtc_signaling_proto::{
@@ -17,7 +21,7 @@ use rtc_signaling_proto::{
 use serde_json::value::{RawValue, to_raw_value};
 use std::{borrow::Cow, sync::Arc};
 
-/// What every connection of this dialect shares.
+/// One connection of this dialect, less its transport.
 #[derive(Clone, Debug)]
 pub struct Native {
     /// The rooms.
@@ -26,6 +30,10 @@ pub struct Native {
     pub ice: Arc<dyn IceSource>,
     /// What one client may ask for.
     pub limits: Limits,
+    /// Who is let in.
+    pub(crate) gate: Arc<Gate>,
+    /// What this connection may do.
+    pub(crate) pass: Arc<Pass>,
 }
 
 /// What came of a command.
@@ -73,8 +81,18 @@ impl Native {
         match (command, at) {
             (Command::Join { id, room, name, meta, max }, _) => {
                 metrics.message("native", "join");
+                let grant = self.pass.grant();
+                if !self.pass.admits(room.as_str()) {
+                    return Answer::reply(store_error(id.as_ref(), &Refusal::Forbidden.into()));
+                }
+                self.gate.watch(&self.pass, &outbox);
                 let (name, meta) = (name.as_deref(), meta.as_deref());
-                let entering = Entering { name, meta, max, ..Entering::new(room) };
+                let mut entering = Entering { name, meta, max, ..Entering::new(room) };
+                if let Some(grant) = &grant {
+                    entering.user = Some(&grant.subject);
+                    entering.name = grant.name.as_deref().or(name);
+                    entering.max = lower(max, grant.max);
+                }
                 let asked = entering.room.clone();
                 match self.hub.enter(entering, outbox, |_| {}).await {
                     Ok(entered) => self.joined(id.as_ref(), entered),
@@ -90,6 +108,18 @@ impl Native {
                     Ok(Back { at, replies, .. }) => Answer { replies, place: Place::Entered(at) },
                     Err(error) => Answer::reply(store_error(id.as_ref(), &error)),
                 }
+            }
+            (Command::Auth { id, token }, at) => {
+                metrics.message("native", "auth");
+                let room = at.as_ref().map(|at| at.room.as_str());
+                Answer::reply(match self.gate.renew(&self.pass, &outbox, &token.0, room).await {
+                    Ok(expires) => ServerFrame::Auth { id: id.as_ref(), expires }.to_text(),
+                    Err(why) => ServerFrame::error(id.as_ref(), token_code(&why), &why.to_string()),
+                })
+            }
+            (Command::Signal { id, .. }, Some(_)) if !self.pass.may_publish() => {
+                let how = "this token permits no sending (`publish` is false)";
+                Answer::reply(ServerFrame::error(id.as_ref(), Code::Forbidden, how))
             }
             (Command::Signal { id, to, data }, Some(at)) => {
                 metrics.message("native", "signal");
@@ -163,7 +193,13 @@ impl Native {
         outbox: Arc<Outbox>,
     ) -> Result<Back, StoreError> {
         let metrics = self.hub.metrics();
-        let continued = self.hub.resume(token, epoch, seq, outbox).await;
+        if !self.pass.admits(token.room.as_str()) {
+            return Err(Refusal::Forbidden.into());
+        }
+        self.gate.watch(&self.pass, &outbox);
+        let grant = self.pass.grant();
+        let user = grant.as_ref().map(|grant| grant.subject.as_str());
+        let continued = self.hub.resume(token, user, (epoch, seq), outbox).await;
         let Continued { at, since, mut view, missed } = continued.inspect_err(|error| {
             metrics.resume(match error {
                 StoreError::Refused(_) => "unknown_session",
@@ -190,6 +226,16 @@ impl Native {
         Ok(Back { at, replies, resumed, position: (view.epoch, view.seq) })
     }
 
+    /// From where a session writes that shows its token of the session, and here is let in by that of its
+    /// subject.
+    pub(crate) async fn writer(&self, token: &ResumeToken) -> Outcome<Attachment> {
+        if !self.pass.admits(token.room.as_str()) {
+            return Err(Refusal::Forbidden.into());
+        }
+        let grant = self.pass.grant();
+        self.hub.writer(token, grant.as_ref().map(|grant| grant.subject.as_str())).await
+    }
+
     fn fresh_ice(&self, id: Option<&RequestId>, member: &str) -> String {
         match self.ice(member) {
             Ok(Ice { servers, expires }) => {
@@ -203,7 +249,11 @@ impl Native {
         }
     }
 
-    fn ice(&self, user: &str) -> Result<Ice, String> {
+    /// Credentials are those of the token's subject, wherever there is one: so quotas count all of its
+    /// connections together.
+    fn ice(&self, member: &str) -> Result<Ice, String> {
+        let grant = self.pass.grant();
+        let user = grant.as_ref().map_or(member, |grant| &grant.subject);
         let (servers, expires) = self.ice.ice_servers(user, rtc_service::clock::unix_now())?;
         let servers = to_raw_value(&servers).map_err(|e| e.to_string())?;
         Ok(Ice { servers, expires })
@@ -221,6 +271,7 @@ impl Native {
                 resync(None, own, since, view, *seq, self.hub.word())
             }
             Out::Degraded(since) => ServerFrame::Degraded { since: *since }.to_text().into(),
+            Out::Expiring(expires) => ServerFrame::AuthExpiring { expires: *expires }.to_text().into(),
             Out::Recovered => ServerFrame::Recovered.to_text().into(),
             Out::Goaway(reconnect_in_ms) => {
                 ServerFrame::Goaway { reconnect_in_ms: *reconnect_in_ms }.to_text().into()
@@ -233,6 +284,14 @@ impl Native {
 fn resync(id: Option<&RequestId>, own: &str, since: u64, view: &View, seq: u64, replica: &str) -> Utf8Bytes {
     let members = Roster { members: &view.members, own, since, until: u64::MAX };
     ServerFrame::Resync { id, session: own, epoch: view.epoch, seq, members, replica }.to_text().into()
+}
+
+fn token_code(error: &TokenError) -> Code {
+    match error {
+        TokenError::Unavailable => Code::StoreUnavailable,
+        TokenError::OtherRoom => Code::Forbidden,
+        _ => Code::Unauthorized,
+    }
 }
 
 fn sort(members: &mut [Present]) {
@@ -248,6 +307,7 @@ fn refusal_code(refusal: Refusal) -> Code {
         Refusal::UnknownSession => Code::UnknownSession,
         Refusal::Superseded => Code::Superseded,
         Refusal::NoSuchMember => Code::NoSuchMember,
+        Refusal::Forbidden => Code::Forbidden,
     }
 }
 

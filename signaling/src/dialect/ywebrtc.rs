@@ -8,6 +8,7 @@
 
 use crate::{
     arrival::{Arrival, sized},
+    auth::gate::Pass,
     dialect::signal_data,
     guests::{Guest, TOO_FAST},
     hub::{Attachment, EnterError, Entering, Hub},
@@ -37,8 +38,8 @@ pub(crate) fn router() -> Router<Replica> {
 }
 
 async fn connect(arrival: Arrival, upgrade: WebSocketUpgrade) -> Response {
-    let Arrival { server, guest } = arrival;
-    let (hub, line) = (server.hub().clone(), server.line());
+    let Arrival { server, guest, pass } = arrival;
+    let (hub, line) = (server.hub().clone(), server.line(&pass));
     sized(upgrade).on_upgrade(async move |socket| {
         let _counted = hub.metrics().connection("y-webrtc");
         let subscriber = Subscriber {
@@ -47,6 +48,7 @@ async fn connect(arrival: Arrival, upgrade: WebSocketUpgrade) -> Response {
             topics: HashMap::new(),
             outbox: line.outbox.clone(),
             guest,
+            pass,
             hub,
         };
         text::serve(socket, subscriber, line).await;
@@ -81,6 +83,7 @@ struct Published<'a> {
 struct Subscriber {
     hub: Arc<Hub>,
     guest: Guest,
+    pass: Arc<Pass>,
     outbox: Arc<Outbox>,
     topics: HashMap<String, Attachment>,
     /// As whom it publishes: no member, for it hears itself.
@@ -152,7 +155,16 @@ impl Subscriber {
         if !self.guest.may_join() {
             return self.close(LATER, TOO_FAST);
         }
-        match self.hub.enter(Entering::new(room(topic)), self.outbox.clone(), |_| {}).await {
+        if !self.pass.admits(topic) {
+            return self.close(close::PROTOCOL, "this token does not let into one of these topics");
+        }
+        let grant = self.pass.grant();
+        let user = grant.as_ref().map(|grant| grant.subject.as_str());
+        match self
+            .hub
+            .enter(Entering { user, ..Entering::new(room(topic)) }, self.outbox.clone(), |_| {})
+            .await
+        {
             Ok(entered) => {
                 self.topics.insert(topic.to_owned(), entered.at);
                 true
@@ -172,6 +184,9 @@ impl Subscriber {
 
     async fn publish(&mut self, topic: &str, data: Option<&RawValue>) {
         self.hub.metrics().message("y-webrtc", "signal");
+        if !self.pass.admits(topic) || !self.pass.may_publish() {
+            return;
+        }
         let room = room(topic);
         let clients = match self.hub.members(&room) {
             Some(clients) => clients,

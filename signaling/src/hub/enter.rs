@@ -7,7 +7,7 @@ use crate::{
     parcel::Parcel,
     store::{Outcome, StoreError},
 };
-use rtc_signaling_proto::{MemberId, ResumeToken, RoomName, entry::Profile, ops::*};
+use rtc_signaling_proto::{Kind, MemberId, ResumeToken, RoomName, entry::Profile, ops::*};
 use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -28,13 +28,14 @@ impl Hub {
         outbox: Arc<Outbox>,
         answer: impl FnOnce(&Entered),
     ) -> Result<Entered, EnterError> {
-        let Entering { room, member, name, meta, secret, max, bound } = entering;
+        let Entering { room, member, name, meta, user, secret, max, bound } = entering;
         let member = member.unwrap_or_else(crate::random::member);
         let secret = secret.map_or_else(crate::random::secret, str::to_owned);
         let profile = Profile::new(&member, name, meta);
+        let profile = user.map_or(profile.clone(), |user| profile.of_user(user));
         let join = Join {
             member: member.clone(),
-            secret: crate::random::hash(&secret),
+            secret: crate::random::hash_for(&secret, user),
             holder: self.replica.clone(),
             profile: profile.clone(),
             max: lower(max, self.max_members),
@@ -68,28 +69,29 @@ impl Hub {
         }
     }
 
-    /// A session goes on at `outbox`, after entry `seq` of `epoch`. To be driven to its end, as
-    /// [`Self::enter`].
+    /// A session goes on at `outbox`, after entry `seq` of `epoch`, if it began with the same `user`. To be
+    /// driven to its end, as [`Self::enter`].
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn resume(
         &self,
         token: &ResumeToken,
-        epoch: u64,
-        seq: u64,
+        user: Option<&str>,
+        (epoch, seq): (u64, u64),
         outbox: Arc<Outbox>,
     ) -> Outcome<Continued> {
         let (room, member) = (token.room.clone(), token.member.clone());
         let resume = Resume {
             member: member.clone(),
-            secret: crate::random::hash(&token.secret),
+            secret: crate::random::hash_for(&token.secret, user),
             holder: self.replica.clone(),
             epoch,
             seq,
         };
         // the profile is known only once the store has answered
         let unknown = Profile::new(&member, None, None);
+        let deaf = outbox.is_deaf();
         let key = self.add(&room, &member, &resume.secret, unknown, outbox, self.max_members);
         let resumed = match self.host(&room).await {
             Ok(()) => self.patiently(|| self.store.resume(&room, &resume)).await,
@@ -103,7 +105,8 @@ impl Hub {
                 self.activate(&room, key, conn, since, view.seq, &view);
                 let told = |entry: rtc_signaling_proto::Entry| {
                     let parcel = Parcel::from(entry);
-                    parcel.is_for(&member).then(|| Arc::new(parcel))
+                    let told = parcel.is_for(&member) && !(deaf && parcel.kind == Kind::Signal);
+                    told.then(|| Arc::new(parcel))
                 };
                 let missed = missed.map(|entries| entries.into_iter().filter_map(told).collect());
                 Ok(Continued { at: Attachment { room, member, conn, key }, since, view, missed })
@@ -199,7 +202,7 @@ impl Hub {
 }
 
 /// The lower of two limits, of which 0 is none.
-fn lower(a: u32, b: u32) -> u32 {
+pub(crate) fn lower(a: u32, b: u32) -> u32 {
     match (a, b) {
         (0, limit) | (limit, 0) => limit,
         (a, b) => a.min(b),

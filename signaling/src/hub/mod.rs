@@ -12,6 +12,7 @@ mod send;
 mod upkeep;
 mod writer;
 
+pub(crate) use enter::lower;
 pub use place::*;
 
 use crate::{

@@ -16,6 +16,8 @@ pub struct Entering<'a> {
     pub name: Option<&'a str>,
     /// For the others.
     pub meta: Option<&'a RawValue>,
+    /// Who it is by its token; told to the others, and to be the same when it resumes.
+    pub user: Option<&'a str>,
     /// What a resume must show; drawn at random if `None`.
     pub secret: Option<&'a str>,
     /// The most members, if it is the first; 0 for no limit.
@@ -28,7 +30,7 @@ impl Entering<'_> {
     /// Anybody, into a room without a limit.
     #[must_use]
     pub fn new(room: RoomName) -> Self {
-        Self { room, member: None, name: None, meta: None, secret: None, max: 0, bound: 0 }
+        Self { room, member: None, name: None, meta: None, user: None, secret: None, max: 0, bound: 0 }
     }
 }
 

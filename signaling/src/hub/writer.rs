@@ -14,14 +14,14 @@ impl Attachment {
 }
 
 impl Hub {
-    /// The place from which a session writes that shows its token, wherever its connection is. Nothing
+    /// The place from which a session of this `user` writes that shows its token, wherever its connection is. Nothing
     /// comes to it.
     ///
     /// # Errors
     /// [`StoreError`]; when the store cannot be reached, only a session whose connection is here can write.
-    pub async fn writer(&self, token: &ResumeToken) -> Outcome<Attachment> {
+    pub async fn writer(&self, token: &ResumeToken, user: Option<&str>) -> Outcome<Attachment> {
         let ResumeToken { member, secret, room } = token;
-        let secret = crate::random::hash(secret);
+        let secret = crate::random::hash_for(secret, user);
         match self.store.prove(room, member, &secret).await {
             Ok(()) => Ok(Attachment { room: room.clone(), member: member.clone(), conn: 0, key: NOWHERE }),
             Err(error @ StoreError::Unavailable(_)) => {

@@ -11,7 +11,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 const SHARDS: usize = 64;
@@ -34,6 +34,8 @@ struct Inner {
     start: Instant,
     /// The last epoch that was given out.
     epoch: AtomicU64,
+    /// Words that are met once, and until when (as [`MemoryStore::now`]) they are remembered.
+    words: Mutex<HashMap<String, u64>>,
 }
 
 /// Rooms that the replicas of one process share. Cloning shares them.
@@ -59,7 +61,14 @@ impl MemoryRooms {
         let shards = (0..SHARDS).map(|_| Shard::default()).collect();
         // a restarted process must not give an epoch that a client has seen of the last one
         let epoch = AtomicU64::new(rtc_service::clock::unix_now() * 1_000_000);
-        Self(Arc::new(Inner { limits, shards, hasher: RandomState::new(), start: Instant::now(), epoch }))
+        Self(Arc::new(Inner {
+            limits,
+            shards,
+            hasher: RandomState::new(),
+            start: Instant::now(),
+            epoch,
+            words: Mutex::default(),
+        }))
     }
 
     /// How rooms are kept.
@@ -197,8 +206,14 @@ impl MemoryStore {
         Ok(self.with_new(name, assert.max, |room| room.assert(assert.clone(), fresh, self.now())))
     }
 
+    pub(super) async fn once(&self, word: &str, remembered: Duration) -> Outcome<bool> {
+        let until = self.now().saturating_add(u64::try_from(remembered.as_millis()).unwrap_or(u64::MAX));
+        Ok(self.inner.words().insert(word.to_owned(), until).is_none())
+    }
+
     pub(super) async fn reap(&self) -> Outcome<()> {
         let now = self.now();
+        self.inner.words().retain(|_, until| *until > now);
         for shard in &self.inner.shards {
             shard.rooms().retain(|name, room| {
                 if room.next_timeout().is_some_and(|at| at <= now) {
@@ -214,6 +229,12 @@ impl MemoryStore {
             });
         }
         Ok(())
+    }
+}
+
+impl Inner {
+    fn words(&self) -> MutexGuard<'_, HashMap<String, u64>> {
+        self.words.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -9,7 +9,10 @@ pub mod redis;
 
 use crate::parcel::Parcel;
 use rtc_signaling_proto::{MemberId, Refusal, ReplicaId, RoomName, entry::Reason, ops::*};
-use std::sync::{Arc, Weak};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 /// Why a store did not do something.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -218,6 +221,14 @@ impl Store {
     /// [`StoreError`].
     pub async fn reap(&self) -> Outcome<()> {
         both!(self, store => store.reap().await)
+    }
+
+    /// Whether a word is met for the first time, on any replica. It is forgotten after a while.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn once(&self, word: &str, remembered: Duration) -> Outcome<bool> {
+        both!(self, store => store.once(word, remembered).await)
     }
 
     /// Since when (Unix seconds) the store cannot be reached.

@@ -4,6 +4,8 @@
 #[macro_use]
 mod support;
 
+mod auth;
+mod auth_dialects;
 mod bad_frames;
 mod churn;
 mod drain;

@@ -4,7 +4,7 @@ use crate::support::*;
 use std::{path::Path, sync::OnceLock};
 
 /// The clients, installed once.
-fn clients() -> &'static Path {
+pub(crate) fn clients() -> &'static Path {
     static CLIENTS: OnceLock<std::path::PathBuf> = OnceLock::new();
     let packages = ["sio2@npm:socket.io-client@2.5.0", "sio4@npm:socket.io-client@4.8.1"];
     CLIENTS.get_or_init(|| node::install("socketio-clients", &packages))

@@ -14,12 +14,13 @@ mod matching;
 
 use crate::{
     arrival::{Arrival, sized},
+    auth::gate::Pass,
     dialect::signal_data,
-    guests::{Guest, TOO_FAST},
+    guests::TOO_FAST,
     hub::{Attachment, EnterError, Entered, Entering, Hub},
     outbox::{Out, Outbox},
     server::Replica,
-    transport::text::{self, Line, Talk},
+    transport::text::{self, Talk},
 };
 use axum::{
     Router,
@@ -27,7 +28,8 @@ use axum::{
         Path, Query,
         ws::{Message, Utf8Bytes, WebSocket, WebSocketUpgrade},
     },
-    response::Response,
+    http::StatusCode,
+    response::{IntoResponse, Response},
     routing::get,
 };
 use matching::{Group, Lobby, Look};
@@ -57,19 +59,18 @@ async fn connect(
     Query(Asked { next }): Query<Asked>,
     upgrade: WebSocketUpgrade,
 ) -> Response {
-    let Arrival { server, guest } = arrival;
-    let (hub, line) = (server.hub().clone(), server.line());
-    sized(upgrade).on_upgrade(async move |socket| serve(socket, room, next, hub, line, guest).await)
+    if !arrival.pass.admits(&room) {
+        let how = "this token does not let into that room; get one whose `rooms` names it\n";
+        return (StatusCode::FORBIDDEN, how).into_response();
+    }
+    sized(upgrade).on_upgrade(async move |socket| serve(socket, room, next, arrival).await)
 }
 
-async fn serve(
-    mut socket: WebSocket,
-    room: String,
-    next: Option<NonZeroU32>,
-    hub: Arc<Hub>,
-    line: Line,
-    guest: Guest,
-) {
+async fn serve(mut socket: WebSocket, room: String, next: Option<NonZeroU32>, arrival: Arrival) {
+    let Arrival { server, guest, pass } = arrival;
+    let (hub, line) = (server.hub().clone(), server.line(&pass));
+    // a connection does not keep its server alive
+    drop(server);
     let counted = hub.metrics().connection("matchbox");
     let outbox = line.outbox.clone();
     let mut client = Client {
@@ -78,6 +79,7 @@ async fn serve(
         peers: HashSet::new(),
         group: None,
         outbox,
+        pass,
         hub,
     };
     if guest.may_join() {
@@ -104,6 +106,7 @@ async fn serve(
 struct Client {
     hub: Arc<Hub>,
     outbox: Arc<Outbox>,
+    pass: Arc<Pass>,
     id: MemberId,
     at: Option<Attachment>,
     /// The others, as the client knows them.
@@ -129,7 +132,9 @@ impl Client {
     }
 
     async fn enter(&mut self, room: RoomName) {
-        let entering = Entering { member: Some(self.id.clone()), ..Entering::new(room) };
+        let grant = self.pass.grant();
+        let user = grant.as_ref().map(|grant| grant.subject.as_str());
+        let entering = Entering { member: Some(self.id.clone()), user, ..Entering::new(room) };
         match self.hub.enter(entering, self.outbox.clone(), |_| {}).await {
             Ok(entered) => self.entered(entered),
             Err(EnterError::Full { .. }) => self.close("this room has as many peers as it may"),
@@ -196,6 +201,9 @@ impl Talk for Client {
             return;
         };
         let (Some(at), Ok(receiver)) = (&self.at, receiver.parse()) else { return };
+        if !self.pass.may_publish() {
+            return;
+        }
         self.hub.metrics().message("matchbox", "signal");
         if let Err(error) = self.hub.signal(at, Some(receiver), None, data.get().to_owned()).await {
             // one that has just left; its peers are told so

@@ -22,13 +22,13 @@ mod waiting;
 
 use crate::{
     arrival::{Arrival, TurnedAway, sized},
+    auth::gate::Pass,
     dialect::signal_data,
-    guests::Guest,
     hub::{Attachment, EnterError, Entering, Hub, SignalError},
     outbox::{Out, Outbox},
     server::Replica,
     store::StoreError,
-    transport::text::{self, Line, Talk},
+    transport::text::{self, Talk},
 };
 use axum::{
     Router,
@@ -80,8 +80,9 @@ async fn connect(
     Query(asked): Query<Asked>,
     upgrade: WebSocketUpgrade,
 ) -> Response {
-    let Arrival { server, guest } = match arrival {
+    let arrival = match arrival {
         Ok(arrival) => arrival,
+        Err(TurnedAway::Token(why)) => return refuse(upgrade, message::error(&why.to_string())),
         // a page sees nothing of an answer to a handshake
         Err(TurnedAway::TooMany(_)) => return refuse(upgrade, message::error(message::NO_PLACE)),
         Err(away) => return away.into_response(),
@@ -92,11 +93,16 @@ async fn connect(
     if asked.key.chars().any(char::is_control) {
         return refuse(upgrade, message::error(message::BAD_KEY));
     }
-    if !guest.may_join() {
+    if !arrival.guest.may_join() {
         return refuse(upgrade, message::error(message::NO_PLACE));
     }
-    let (hub, line) = (server.hub().clone(), server.line());
-    sized(upgrade).on_upgrade(async move |socket| serve(socket, asked, hub, line, guest).await)
+    if !arrival.pass.admits(&asked.id) {
+        return refuse(
+            upgrade,
+            message::error("This token does not permit that id; get one whose `rooms` names it"),
+        );
+    }
+    sized(upgrade).on_upgrade(async move |socket| serve(socket, asked, arrival).await)
 }
 
 /// Says why, and closes.
@@ -110,11 +116,17 @@ async fn last_word(mut socket: WebSocket, word: &str) {
     let _ = socket.send(Message::Close(None)).await;
 }
 
-async fn serve(mut socket: WebSocket, asked: Asked, hub: Arc<Hub>, line: Line, guest: Guest) {
+async fn serve(mut socket: WebSocket, asked: Asked, arrival: Arrival) {
+    let Arrival { server, guest, pass } = arrival;
+    let (hub, line) = (server.hub().clone(), server.line(&pass));
+    // a connection does not keep its server alive
+    drop(server);
     let counted = hub.metrics().connection("peerjs");
     hub.metrics().message("peerjs", "join");
     let Asked { key, id, token } = asked;
-    match claim(&hub, &room(&key, &id), &token, &line.outbox).await {
+    let grant = pass.grant();
+    let user = grant.as_ref().map(|grant| grant.subject.as_str());
+    match claim(&hub, &room(&key, &id), &token, user, &line.outbox).await {
         Ok(at) => {
             // before anything that others sent
             if socket.send(Message::text(message::OPEN)).await.is_err() {
@@ -126,6 +138,7 @@ async fn serve(mut socket: WebSocket, asked: Asked, hub: Arc<Hub>, line: Line, g
                 outbox: line.outbox.clone(),
                 numbers: 0,
                 at: Some(at),
+                pass,
                 hub,
                 key,
                 id,
@@ -155,6 +168,7 @@ async fn claim(
     hub: &Hub,
     room: &RoomName,
     token: &str,
+    user: Option<&str>,
     outbox: &Arc<Outbox>,
 ) -> Result<Attachment, Unclaimed> {
     let unavailable = |error: StoreError| {
@@ -163,7 +177,8 @@ async fn claim(
     };
     // whoever has it may leave between the two questions; a second time it is taken
     for _ in 0..2 {
-        let entering = Entering { secret: Some(token), max: 1, bound: 1, ..Entering::new(room.clone()) };
+        let entering =
+            Entering { user, secret: Some(token), max: 1, bound: 1, ..Entering::new(room.clone()) };
         match hub.enter(entering, outbox.clone(), |_| {}).await {
             Ok(entered) => return Ok(entered.at),
             Err(EnterError::Full { .. }) => {}
@@ -174,7 +189,7 @@ async fn claim(
         let token = ResumeToken { member: holder.id.clone(), secret: token.to_owned(), room: room.clone() };
         // what the older connection was told is not told again: a client takes an offer that comes twice
         // for the end of the first
-        match hub.resume(&token, view.epoch, view.seq, outbox.clone()).await {
+        match hub.resume(&token, user, (view.epoch, view.seq), outbox.clone()).await {
             Ok(continued) => return Ok(continued.at),
             Err(StoreError::Refused(_)) => {}
             Err(error) => return Err(unavailable(error)),
@@ -189,6 +204,7 @@ struct Peer {
     key: String,
     id: String,
     at: Option<Attachment>,
+    pass: Arc<Pass>,
     /// As whom it posts: not its member, for it may write to itself.
     sender: MemberId,
     numbers: u64,
@@ -272,6 +288,10 @@ impl Talk for Peer {
 impl Peer {
     /// Sends to a peer; false when it is not there.
     async fn post(&self, dst: &str, letter: &Letter) -> bool {
+        // who may not call somebody learns no more than that nobody answers
+        if !self.pass.admits(dst) || !self.pass.may_publish() {
+            return false;
+        }
         let (room, id) = (room(&self.key, dst), format!("p{}", letter.number));
         match self.hub.post(&room, &self.sender, id, letter.text.clone()).await {
             Ok(()) => true,

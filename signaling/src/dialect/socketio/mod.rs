@@ -18,7 +18,8 @@ mod packet;
 mod session;
 
 use crate::{
-    guests::{Guest, TooMany},
+    auth::{TokenError, bearer::answer_protocol, gate::Gate},
+    guests::TooMany,
     hub::Hub,
     outbox::Out,
     server::{Replica, Server},
@@ -30,7 +31,7 @@ use axum::{
         DefaultBodyLimit, FromRequestParts, Query, Request, State,
         ws::{Message, WebSocket, WebSocketUpgrade},
     },
-    http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts},
+    http::{HeaderValue, Method, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
     routing::any,
 };
@@ -80,21 +81,41 @@ pub(crate) struct SocketIo {
     table: Table,
     limits: Limits,
     join_timeout: Duration,
+    gate: Arc<Gate>,
 }
 
 impl SocketIo {
-    pub(crate) fn new(hub: Arc<Hub>, table: Table, limits: Limits, join_timeout: Duration) -> Self {
-        Self { hub, table, limits, join_timeout }
+    pub(crate) fn new(
+        hub: Arc<Hub>,
+        table: Table,
+        limits: Limits,
+        join_timeout: Duration,
+        gate: Arc<Gate>,
+    ) -> Self {
+        Self { hub, table, limits, join_timeout, gate }
     }
 
-    fn begin(&self, revision: Revision, guest: Guest, headers: &HeaderMap) -> Arc<Session> {
+    async fn begin(
+        &self,
+        server: &Server,
+        revision: Revision,
+        parts: &Parts,
+    ) -> Result<Arc<Session>, Refused> {
+        let headers = &parts.headers;
+        let guest = server.guests().admit(&parts.extensions, headers).map_err(Refused::TooMany)?;
+        let pass = match self.gate.admit(headers, &parts.uri).await {
+            Ok(pass) => Some(pass),
+            // it may come with the option `auth`, which only newer clients have
+            Err(TokenError::Missing) if revision == Revision::Four => None,
+            Err(why) => return Err(Refused::Token(why)),
+        };
         let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
         // without the port, which an IPv6 address in brackets has after them
         let host = match host.rsplit_once(':') {
             Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
             _ => host,
         };
-        Session::start(self, revision, host.to_owned(), guest)
+        Ok(Session::start(self, revision, host.to_owned(), guest, pass))
     }
 }
 
@@ -124,6 +145,7 @@ enum Refused {
     Forbidden,
     UnsupportedVersion,
     TooMany(TooMany),
+    Token(TokenError),
 }
 
 impl IntoResponse for Refused {
@@ -135,6 +157,10 @@ impl IntoResponse for Refused {
             Self::BadRequest => (StatusCode::BAD_REQUEST, 3, "Bad request".into()),
             Self::Forbidden => (StatusCode::FORBIDDEN, 4, "Forbidden".into()),
             Self::UnsupportedVersion => (StatusCode::BAD_REQUEST, 5, "Unsupported protocol version".into()),
+            Self::Token(why @ TokenError::Unavailable) => {
+                (StatusCode::SERVICE_UNAVAILABLE, 3, why.to_string())
+            }
+            Self::Token(why) => (StatusCode::UNAUTHORIZED, 4, why.to_string()),
             // which Engine.IO has no number for; its clients show the message
             Self::TooMany(why) => (StatusCode::TOO_MANY_REQUESTS, 3, why.to_string()),
         };
@@ -172,7 +198,7 @@ async fn serve(State(replica): State<Replica>, request: Request) -> Result<Respo
 fn preflight() -> Response {
     let headers = [
         (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST"),
-        (header::ACCESS_CONTROL_ALLOW_HEADERS, "content-type"),
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, "authorization, content-type"),
     ];
     (StatusCode::NO_CONTENT, headers).into_response()
 }
@@ -200,10 +226,12 @@ async fn answer(server: &Server, request: Request) -> Result<Response, Refused> 
         let begin = session.is_none();
         let session = match session {
             Some(session) => session,
-            None => io.begin(revision, admit(server, &parts)?, &parts.headers),
+            None => io.begin(server, revision, &parts).await?,
         };
-        let upgrade =
-            upgrade.read_buffer_size(4 << 10).max_message_size(MAX_PAYLOAD).max_frame_size(MAX_PAYLOAD);
+        let upgrade = answer_protocol(upgrade)
+            .read_buffer_size(4 << 10)
+            .max_message_size(MAX_PAYLOAD)
+            .max_frame_size(MAX_PAYLOAD);
         let failing = session.clone();
         return Ok(upgrade
             .on_failed_upgrade(move |_| {
@@ -220,7 +248,7 @@ async fn answer(server: &Server, request: Request) -> Result<Response, Refused> 
             }));
     }
     let Some(session) = session else {
-        let session = io.begin(revision, admit(server, &parts)?, &parts.headers);
+        let session = io.begin(server, revision, &parts).await?;
         return Ok(text(session.revision.payload(&session.greet(&["websocket"]))));
     };
     match parts.method {
@@ -231,10 +259,6 @@ async fn answer(server: &Server, request: Request) -> Result<Response, Refused> 
         }
         _ => Err(Refused::BadRequest),
     }
-}
-
-fn admit(server: &Server, parts: &Parts) -> Result<Guest, Refused> {
-    server.guests().admit(&parts.extensions, &parts.headers).map_err(Refused::TooMany)
 }
 
 fn text(body: String) -> Response {
@@ -263,10 +287,13 @@ async fn poll(session: &Arc<Session>) -> Result<Response, Refused> {
     // A client that goes away while it polls is gone: those that live always poll.
     let mut gone = Gone(Some(session.clone()));
     let upgrading = session.upgrade.notified();
-    let mut packets = Vec::new();
+    let (mut packets, mut over) = (Vec::new(), false);
     if !session.upgrading.load(Ordering::Relaxed) {
         tokio::select! {
-            out = session.outbox.next() => packets.extend(session.words(&out)),
+            out = session.outbox.next() => {
+                over = matches!(out, Out::Close(..));
+                packets.extend(session.words(&out));
+            }
             () = upgrading => {}
             () = tokio::time::sleep(POLL) => {}
         }
@@ -274,6 +301,7 @@ async fn poll(session: &Arc<Session>) -> Result<Response, Refused> {
         while bytes < MAX_PAYLOAD / 2
             && let Some(out) = session.outbox.pop()
         {
+            over |= matches!(out, Out::Close(..));
             for packet in session.words(&out) {
                 bytes += packet.len();
                 packets.push(packet);
@@ -281,6 +309,9 @@ async fn poll(session: &Arc<Session>) -> Result<Response, Refused> {
         }
     }
     gone.0 = None;
+    if over {
+        session.end().await;
+    }
     if packets.is_empty() {
         packets.push(NOOP.to_owned());
     }

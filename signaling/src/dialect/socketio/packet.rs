@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 /// What a client's message says.
 #[derive(Debug, PartialEq)]
 pub(super) enum Received {
-    /// To the default namespace.
-    Connect,
+    /// To the default namespace, with what the client's option `auth` has under `token`.
+    Connect(Option<String>),
     /// To a namespace that there is not.
     ConnectElsewhere(String),
     Disconnect,
@@ -32,7 +32,7 @@ pub(super) fn read(message: &str) -> Received {
     // a query may follow the namespace in protocol 4
     let namespace = namespace.split('?').next().unwrap_or_default();
     match (kind, namespace) {
-        ('0', "") => Received::Connect,
+        ('0', "") => Received::Connect(token(rest)),
         ('0', other) => Received::ConnectElsewhere(other.chars().take(64).collect()),
         ('1', "") => Received::Disconnect,
         ('2', "") => {
@@ -49,6 +49,11 @@ pub(super) fn read(message: &str) -> Received {
         ('1' | '2' | '3', _) => Received::Ignored,
         _ => Received::Bad,
     }
+}
+
+fn token(auth: &str) -> Option<String> {
+    let auth: Value = serde_json::from_str(auth).ok()?;
+    auth["token"].as_str().map(str::to_owned)
 }
 
 /// An event as an Engine.IO packet.
@@ -72,6 +77,14 @@ pub(super) fn connected(revision: Revision, sid: &str) -> String {
     }
 }
 
+/// That the client may not connect to the default namespace.
+pub(super) fn refused(revision: Revision, why: &str) -> String {
+    match revision {
+        Revision::Three => format!("44{}", json!(why)),
+        Revision::Four => format!("44{}", json!({"message": why})),
+    }
+}
+
 /// That there is no such namespace.
 pub(super) fn no_namespace(revision: Revision, namespace: &str) -> String {
     let how = match revision {
@@ -89,8 +102,9 @@ mod tests {
     fn messages_are_read_as_the_protocol_has_them() {
         let event = |name: &str, arguments| Received::Event { name: name.into(), arguments };
         for (message, expected) in [
-            ("0", Received::Connect),
-            ("0{\"token\":1}", Received::Connect),
+            ("0", Received::Connect(None)),
+            ("0{\"token\":1}", Received::Connect(None)),
+            ("0{\"token\":\"a\"}", Received::Connect(Some("a".into()))),
             ("0/admin,", Received::ConnectElsewhere("admin".into())),
             ("0/admin?x=1,", Received::ConnectElsewhere("admin".into())),
             ("1", Received::Disconnect),

@@ -6,6 +6,7 @@ use super::{
     packet,
 };
 use crate::{
+    auth::gate::{Gate, Pass},
     dialect::signal_data,
     guests::{Guest, TOO_FAST},
     hub::{Attachment, EnterError, Entered, Entering, Hub},
@@ -17,7 +18,7 @@ use rtc_signaling_proto::{Kind, Limits, RoomName, entry::Reason, limits::Bucket}
 use serde_json::{Value, json};
 use std::{
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Mutex, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -51,6 +52,9 @@ pub(super) struct Session {
     room: Mutex<Option<RoomName>>,
     ended: watch::Sender<bool>,
     table: Table,
+    gate: Arc<Gate>,
+    /// What it may do, once that is known.
+    pass: OnceLock<Arc<Pass>>,
     guest: Guest,
     _counted: OpenConnection,
 }
@@ -72,8 +76,14 @@ impl State {
 }
 
 impl Session {
-    pub(super) fn start(io: &SocketIo, revision: Revision, host: String, guest: Guest) -> Arc<Self> {
-        let SocketIo { hub, table, limits, join_timeout } = io;
+    pub(super) fn start(
+        io: &SocketIo,
+        revision: Revision,
+        host: String,
+        guest: Guest,
+        pass: Option<Arc<Pass>>,
+    ) -> Arc<Self> {
+        let SocketIo { hub, table, limits, join_timeout, gate } = io;
         let rate = limits.messages_per_second;
         let session = Arc::new(Self {
             sid: crate::random::connection(),
@@ -96,12 +106,40 @@ impl Session {
             room: Mutex::default(),
             ended: watch::channel(false).0,
             table: table.clone(),
+            gate: gate.clone(),
+            pass: OnceLock::new(),
             guest,
             _counted: hub.metrics().connection("socketio"),
         });
+        if let Some(pass) = pass {
+            session.let_in(pass);
+        }
         table.insert(&session);
         tokio::spawn(watch_over(Arc::downgrade(&session)));
         session
+    }
+
+    fn let_in(&self, pass: Arc<Pass>) {
+        self.gate.watch(&pass, &self.outbox);
+        // what it began with stays
+        let _ = self.pass.set(pass);
+    }
+
+    /// The client connects, by the token of its option `auth` if it has shown none before.
+    async fn connect(&self, token: Option<&str>) {
+        if self.pass.get().is_none() {
+            match self.gate.admit_token(token).await {
+                Ok(pass) => self.let_in(pass),
+                Err(why) => {
+                    self.say(packet::refused(self.revision, &why.to_string()));
+                    self.outbox.push(Out::Close(1000, "no token"));
+                    return;
+                }
+            }
+        }
+        if self.revision == Revision::Four {
+            self.say(packet::connected(self.revision, &self.sid));
+        }
     }
 
     /// Something came from the client.
@@ -178,11 +216,7 @@ impl Session {
 
     async fn message(&self, state: &mut State, received: packet::Received) -> bool {
         match received {
-            packet::Received::Connect => {
-                if self.revision == Revision::Four {
-                    self.say(packet::connected(self.revision, &self.sid));
-                }
-            }
+            packet::Received::Connect(token) => self.connect(token.as_deref()).await,
             packet::Received::ConnectElsewhere(namespace) => {
                 self.say(packet::no_namespace(self.revision, &namespace));
             }
@@ -196,6 +230,7 @@ impl Session {
     }
 
     async fn event(&self, state: &mut State, name: &str, arguments: &[Value]) {
+        let Some(pass) = self.pass.get() else { return };
         let first = arguments.first();
         match name {
             "create or join" => {
@@ -207,6 +242,11 @@ impl Session {
                 };
                 self.log(&[json!(format!("Received request to create or join room {room}"))]);
                 match room.parse() {
+                    Ok(_) if !pass.admits(&room) => {
+                        self.log(&[json!(
+                            "This token does not let into that room; get one whose `rooms` names it"
+                        )]);
+                    }
                     Ok(room) => self.create_or_join(state, room).await,
                     Err(error) => self.log(&[json!(format!("{error}"))]),
                 }
@@ -216,6 +256,9 @@ impl Session {
                 let data = first.unwrap_or(&Value::Null);
                 self.log(&[json!("Client said: "), data.clone()]);
                 let Some(at) = &state.at else { return };
+                if !pass.may_publish() {
+                    return self.log(&[json!("This token permits no sending")]);
+                }
                 if let Err(error) = self.hub.signal(at, None, None, data.to_string()).await {
                     self.log(&[json!(format!("{error}"))]);
                 }
@@ -236,7 +279,9 @@ impl Session {
             return;
         }
         self.leave(state, Reason::Left).await;
-        let entering = Entering { max: MEMBERS, bound: MEMBERS, ..Entering::new(room.clone()) };
+        let grant = self.pass.get().and_then(|pass| pass.grant());
+        let user = grant.as_ref().map(|grant| grant.subject.as_str());
+        let entering = Entering { user, max: MEMBERS, bound: MEMBERS, ..Entering::new(room.clone()) };
         *self.room.lock().unwrap_or_else(PoisonError::into_inner) = Some(room.clone());
         // what the room says must come after the answer
         let entered = self.hub.enter(entering, self.outbox.clone(), |entered| self.answer(entered)).await;
@@ -289,7 +334,9 @@ impl Session {
             Out::Parcel(parcel) => self.parcel(parcel),
             Out::Close(..) => vec![engine::CLOSE.to_owned()],
             // No client of the codelab knows of these.
-            Out::Resync { .. } | Out::Degraded(_) | Out::Recovered | Out::Goaway(_) => Vec::new(),
+            Out::Resync { .. } | Out::Degraded(_) | Out::Recovered | Out::Goaway(_) | Out::Expiring(_) => {
+                Vec::new()
+            }
         }
     }
 

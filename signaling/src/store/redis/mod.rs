@@ -8,6 +8,7 @@
 //! | `rtc:{pN}:log:ROOM` | stream: id = seq, bounded in length and age |
 //! | `rtc:{pN}:seen:ROOM`, `…:older:ROOM` | hashes: requests, to recognise a repeated one |
 //! | `rtc:{pN}:due` | zset: room -> when its first lease runs out; so the list of all rooms |
+//! | `rtc:once:WORD` | a token that is good for one connection, and has been used |
 //! | `rtc:{pN}:room:ROOM` | channel: what is appended to the log |
 //!
 //! N is one of 128 partitions, by the room's name, so that Redis Cluster spreads rooms and each script has
@@ -364,6 +365,15 @@ impl RedisStore {
         let mut reply = self.run(&SCRIPTS.assert, room, &arguments).await?;
         reply.word()?;
         reply.view()
+    }
+
+    pub(super) async fn once(&self, word: &str, remembered: Duration) -> Outcome<bool> {
+        let mut connection = self.connection()?;
+        let mut set = redis::cmd("SET");
+        let milliseconds = u64::try_from(remembered.as_millis()).unwrap_or(u64::MAX).max(1);
+        set.arg(format!("rtc:once:{word}")).arg("").arg("NX").arg("PX").arg(milliseconds);
+        let was_set = set.query_async::<Option<String>>(&mut connection).await;
+        Ok(was_set.map_err(|e| self.unavailable(&e))?.is_some())
     }
 
     pub(super) async fn reap(&self) -> Outcome<()> {

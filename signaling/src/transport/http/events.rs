@@ -33,12 +33,12 @@ const LINGER: Duration = Duration::from_secs(10);
 const CHUNK: usize = 64 << 10;
 
 pub(super) async fn serve(arrival: Arrival, hang_up: Option<Extension<HangUp>>, asking: Asking) -> Response {
-    let Arrival { server, guest } = arrival;
+    let Arrival { server, guest, pass } = arrival;
     let Asking { token: Some(token), after, .. } = asking else { return super::nobody() };
     if !server.paces().may_ask(&token.member) {
         return too_often();
     }
-    let native = server.native().clone();
+    let native = server.native(pass);
     let counted = native.hub.metrics().connection("native");
     let (chunks, body) = mpsc::channel(1);
     let (begin, begun) = oneshot::channel();

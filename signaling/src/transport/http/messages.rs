@@ -15,8 +15,8 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 pub(super) async fn serve(arrival: Arrival, asking: Asking, body: String) -> Response {
-    let Arrival { server, guest } = arrival;
-    let (native, paces) = (server.native().clone(), server.paces().clone());
+    let Arrival { server, guest, pass } = arrival;
+    let (native, paces) = (server.native(pass), server.paces().clone());
     let (answer, answered) = oneshot::channel();
     // to its end, also when the client is gone: what was asked for may have been done
     tokio::spawn(async move {
@@ -71,7 +71,7 @@ impl Batch {
         };
         let mut status = StatusCode::OK;
         if let Some(token) = &self.token {
-            match self.native.hub.writer(token).await {
+            match self.native.writer(token).await {
                 Ok(at) => self.at = Some(at),
                 Err(error) => {
                     status = super::status(&error);
@@ -109,6 +109,11 @@ impl Batch {
             }
             Command::Resume { id, .. } => {
                 let how = "a session goes on by GET /v1/events or GET /v1/poll";
+                let error = ServerFrame::error(id.as_ref(), Code::BadFrame, how);
+                return self.answers.push(error.into());
+            }
+            Command::Auth { id, .. } => {
+                let how = "each request shows a token of its own; begin the stream again with a fresh one";
                 let error = ServerFrame::error(id.as_ref(), Code::BadFrame, how);
                 return self.answers.push(error.into());
             }

@@ -13,7 +13,7 @@
 //!
 //! The session is named by the header `Rtc-Session`, its token percent-encoded; the last entry that arrived by
 //! `Last-Event-ID`, as `EPOCH.SEQ`. An `EventSource`, which cannot set the first, writes `?session=…&after=…`;
-//! proxies may log that. A connection without a session begins by posting `join`.
+//! proxies may log that. Where tokens are asked for, each request shows one. A connection without a session begins by posting `join`.
 
 mod asking;
 mod events;
@@ -33,7 +33,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use rtc_signaling_proto::{client::Code, close, server::ServerFrame};
+use rtc_signaling_proto::{Refusal, client::Code, close, server::ServerFrame};
 
 /// The routes of these transports.
 pub(crate) fn router() -> Router<Replica> {
@@ -83,6 +83,7 @@ fn refused(error: &StoreError) -> Response {
 
 fn status(error: &StoreError) -> StatusCode {
     match error {
+        StoreError::Refused(Refusal::Forbidden) => StatusCode::FORBIDDEN,
         StoreError::Refused(_) => StatusCode::NOT_FOUND,
         StoreError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
     }

@@ -17,12 +17,12 @@ use std::{sync::Arc, time::Duration};
 use tokio::{sync::oneshot, time::Instant};
 
 pub(super) async fn serve(arrival: Arrival, asking: Asking) -> Response {
-    let Arrival { server, guest } = arrival;
+    let Arrival { server, guest, pass } = arrival;
     let Asking { token: Some(token), after, wait } = asking else { return super::nobody() };
     if !server.paces().may_ask(&token.member) {
         return too_often().into_response();
     }
-    let native = server.native().clone();
+    let native = server.native(pass);
     let counted = native.hub.metrics().connection("native");
     let (answer, answered) = oneshot::channel();
     tokio::spawn(async move {

@@ -4,6 +4,7 @@
 pub mod node;
 pub mod plain;
 pub mod raw;
+pub mod token;
 
 use futures::{SinkExt, StreamExt};
 use rtc_signaling::{

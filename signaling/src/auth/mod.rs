@@ -1,15 +1,31 @@
-//! Who may connect.
+//! Who may connect, and what they may do.
 //!
 //! A page of another origin can open a WebSocket with the visitor's cookies, so origins are checked where
-//! a connection begins. Who the visitor is, is not asked: [`Policy`] is where that will be.
+//! a connection begins. Who the visitor is, is not asked ([`Policy::Anonymous`]), or told by a signed token
+//! ([`Policy::Jwt`]): what it permits is a [`Grant`].
+
+pub(crate) mod bearer;
+mod claims;
+pub(crate) mod gate;
+mod jwks;
+mod keys;
+mod ring;
+mod verify;
+
+pub use claims::{Grant, Permission};
+pub use keys::KeyError;
+pub use verify::{LEEWAY, Rules, TokenError, Verifier, VerifierError};
 
 use axum::http::{HeaderMap, header};
+use std::sync::Arc;
 
 /// Who may connect.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Policy {
     /// Anybody.
     Anonymous,
+    /// Who has a token that this accepts, into the rooms that it names.
+    Jwt(Arc<Verifier>),
 }
 
 /// Which pages may connect.
