@@ -33,20 +33,22 @@ impl Worker {
         if entry >= MAX_CONNECTIONS || stream.set_nodelay(true).is_err() {
             return;
         }
-        let tls = match (transport, &self.tls) {
-            (Transport::Tls, Some(config)) => {
+        let is_tls = transport == Transport::Tls;
+        let awaits_header = self.proxies.iter().any(|network| network.contains(&client.ip()));
+        let begins = awaits_header || is_tls;
+        // a session is made for who has a place alone
+        if begins && self.handshakes.pending >= self.handshakes.max {
+            self.handshakes.failed += u64::from(is_tls);
+            return;
+        }
+        let tls = match &self.tls {
+            Some(config) if is_tls => {
                 let Ok(session) = Session::new(Arc::clone(config)) else { return };
                 Some(session)
             }
-            (Transport::Tls, None) => return,
+            _ if is_tls => return,
             _ => None,
         };
-        let awaits_header = self.proxies.iter().any(|network| network.contains(&client.ip()));
-        let begins = awaits_header || tls.is_some();
-        if begins && self.handshakes.pending >= self.handshakes.max {
-            self.handshakes.failed += u64::from(tls.is_some());
-            return;
-        }
         self.serial += 1;
         let link = (self.serial << 24) | entry as u64;
         let flow = Flow { transport, client, server, link };
