@@ -12,6 +12,7 @@
 //! | [`ice`] | `iceServers` with fresh credentials |
 //! | [`auth`] | who may connect, and what they may do |
 //! | [`guests`] | how many connections and joins an address may have |
+//! | [`tls`] | certificates that are renewed under open connections |
 //! | [`web`] | the demo page |
 //! | [`admin`], [`drain`], [`metrics`] | for whoever runs it |
 //!
@@ -48,6 +49,7 @@ mod random;
 pub mod server;
 pub mod settings;
 pub mod store;
+pub mod tls;
 pub mod transport;
 pub mod web;
 

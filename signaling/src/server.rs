@@ -21,6 +21,7 @@ use crate::{
     metrics::Metrics,
     outbox::Outbox,
     store::Shared,
+    tls::Tls,
     transport::{http, http::Paces, text::Line, websocket},
     web,
 };
@@ -71,6 +72,7 @@ pub struct Builder {
     max_members: u32,
     origins: Origins,
     policy: Policy,
+    tls: Option<Arc<Tls>>,
     addresses: AddressLimits,
     join_timeout: Duration,
     polling: Table,
@@ -109,6 +111,13 @@ impl Builder {
     #[must_use]
     pub fn auth(mut self, policy: Policy) -> Self {
         self.policy = policy;
+        self
+    }
+
+    /// Speak TLS with those whom [`Server::serve`] accepts.
+    #[must_use]
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(Arc::new(tls));
         self
     }
 
@@ -156,6 +165,7 @@ impl Builder {
             origins,
             guests: Guests::new(self.addresses, metrics),
             join_timeout: self.join_timeout,
+            tls: self.tls,
             paces: Arc::new(Paces::new(limits)),
             deadline: watch::channel(None).0,
             done: watch::channel(false).0,
@@ -173,6 +183,7 @@ pub struct Server {
     origins: Origins,
     guests: Arc<Guests>,
     join_timeout: Duration,
+    tls: Option<Arc<Tls>>,
     paces: Arc<Paces>,
     /// When the drain that is under way ends.
     deadline: watch::Sender<Option<Instant>>,
@@ -192,6 +203,7 @@ impl Server {
             max_members: 0,
             origins: Origins::new(Vec::new()),
             policy: Policy::Anonymous,
+            tls: None,
             addresses: AddressLimits::default(),
             join_timeout: JOIN_TIMEOUT,
             polling: Table::default(),
@@ -237,7 +249,7 @@ impl Server {
                     }
                     let server = self.clone();
                     give_up_on_the_dead(&socket);
-                    tokio::spawn(async move { server.serve_connection(socket, peer).await });
+                    tokio::spawn(async move { server.serve_accepted(socket, peer).await });
                 }
                 // A client that went away while it was accepted, or no file descriptor just now.
                 Err(error) => {
@@ -248,7 +260,15 @@ impl Server {
         }
     }
 
-    /// Serves one connection of a client until it ends or is a WebSocket: from then on a task of its own
+    async fn serve_accepted(self: &Arc<Self>, socket: TcpStream, peer: SocketAddr) {
+        let Some(tls) = &self.tls else { return self.serve_connection(socket, peer).await };
+        match tls.accept(socket).await {
+            Ok(stream) => self.serve_connection(stream, peer).await,
+            Err(error) => tracing::debug!(%error, "a connection began no session of TLS"),
+        }
+    }
+
+    /// Serves one connection of a client, in the clear, until it ends or is a WebSocket: from then on a task of its own
     /// serves it. For those who accept connections themselves.
     pub async fn serve_connection<I>(self: &Arc<Self>, io: I, peer: SocketAddr)
     where

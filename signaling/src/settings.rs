@@ -10,6 +10,7 @@ use crate::{
         memory::MemoryRooms,
         redis::{RedisRooms, UrlError},
     },
+    tls::{Tls, TlsError},
 };
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
@@ -26,6 +27,12 @@ pub struct Settings {
     /// Where to listen for clients; may be repeated [default: 0.0.0.0:8080]
     #[arg(long, env = "RTC_SIGNALING_LISTEN", value_delimiter = ',')]
     pub listen: Vec<SocketAddr>,
+    /// Speak TLS on every listener with this certificate, a PEM file with its chain, which is followed
+    #[arg(long, env = "RTC_SIGNALING_TLS_CERT")]
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's private key, a PEM file
+    #[arg(long, env = "RTC_SIGNALING_TLS_KEY")]
+    pub tls_key: Option<PathBuf>,
     /// Where rooms are kept: `memory`, for one process, or redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE]
     /// [default: memory]
     #[arg(long, env = "RTC_SIGNALING_STORE", hide_env_values = true)]
@@ -149,6 +156,12 @@ pub enum SettingsError {
     /// See [`VerifierError`].
     #[error(transparent)]
     Verifier(#[from] VerifierError),
+    /// See [`TlsError`].
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// One without the other.
+    #[error("--tls-cert and --tls-key belong together")]
+    TlsPair,
     /// Tokens without keys, or with two kinds.
     #[error("--auth jwt needs --jwt-keys or --jwt-jwks-url, and not both")]
     JwtKeys,
@@ -249,7 +262,13 @@ impl Settings {
     /// [`SettingsError`].
     pub fn start(&self) -> Result<Arc<Server>, SettingsError> {
         let host = || std::env::var("HOSTNAME").unwrap_or_else(|_| "signaling".into());
-        Ok(Server::builder(self.rooms()?, Arc::new(self.ice()?))
+        let mut builder = Server::builder(self.rooms()?, Arc::new(self.ice()?));
+        builder = match (&self.tls_cert, &self.tls_key) {
+            (Some(certificate), Some(key)) => builder.tls(Tls::from_files(certificate, key)?),
+            (None, None) => builder,
+            _ => return Err(SettingsError::TlsPair),
+        };
+        Ok(builder
             .name(&self.name.clone().unwrap_or_else(host))
             .max_room_members(self.max_room_members.unwrap_or(0))
             .auth(self.policy()?)

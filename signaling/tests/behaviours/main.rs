@@ -20,5 +20,6 @@ mod rooms;
 mod slow_reader;
 mod socketio;
 mod store_model;
+mod tls;
 mod transports;
 mod ywebrtc;
