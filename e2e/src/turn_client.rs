@@ -65,7 +65,9 @@ impl Allocation {
                 Answer::Success { .. } => return Ok(Ok(())),
                 Answer::Refused(code) => return Ok(Err(Refused(code))),
                 Answer::Challenged => {}
-                Answer::Data(..) | Answer::Lost(..) | Answer::Other => bail!("{} answered what is no answer", self.server),
+                _ => {
+                    bail!("{} answered what is no answer", self.server)
+                }
             }
         }
         bail!("{} challenges its own new nonce", self.server)

@@ -66,6 +66,7 @@ impl Handle {
             "fleetRevision": state.fleet.as_ref().map(|fleet| &fleet.revision),
             "allocations": total.counters.live,
             "connections": total.work.connections,
+            "peerConnections": total.work.peer_connections,
             "draining": self.0.is_draining(),
             "relayAddresses": relay,
             "users": users,

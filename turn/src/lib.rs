@@ -14,6 +14,7 @@
 //! | `places` | how many clients may be beginning such sessions |
 //! | `certificate` | what both begin with, from files |
 //! | `relay` | the relay sockets, towards peers |
+//! | `peers` | connections with the peers of TCP allocations |
 //! | `directory` | which worker holds which relayed address |
 //! | `post` | datagrams from one worker's clients to another's |
 //! | `reload` | keys and the fleet, from files that change |
@@ -27,6 +28,7 @@ mod directory;
 mod dtls;
 mod handle;
 mod listen;
+mod peers;
 mod places;
 mod post;
 mod readiness;

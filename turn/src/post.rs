@@ -1,12 +1,14 @@
 //! Datagrams from one worker's clients to another's: a bounded queue per worker, a parcel per batch,
 //! and one wake-up however many parcels wait.
 
+use crate::tcp::Connection;
 use mio::Waker;
 use rtc_turn_proto::RelayId;
 use std::{
+    collections::VecDeque,
     net::SocketAddr,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc::{Receiver, SyncSender, sync_channel},
     },
@@ -14,6 +16,8 @@ use std::{
 
 /// Parcels that may wait for one worker.
 const MAX_PARCELS: usize = 1024;
+/// Connections that may wait for one worker.
+const MAX_ARRIVALS: usize = 1024;
 /// Bytes that may wait for one worker, as a socket's receive buffer bounds them.
 const MAX_BYTES: usize = 4 << 20;
 
@@ -54,6 +58,8 @@ struct Door {
     /// Whether its worker has been woken, and has not looked since.
     woken: AtomicBool,
     waker: OnceLock<Arc<Waker>>,
+    /// Connections of clients that its worker is to serve.
+    arrivals: Mutex<VecDeque<Box<Connection>>>,
 }
 
 /// All workers' queues.
@@ -67,7 +73,8 @@ impl Doors {
             .map(|_| {
                 let (queue, parcels) = sync_channel(MAX_PARCELS);
                 let (held, woken) = (AtomicUsize::new(0), AtomicBool::new(false));
-                (Door { queue, held, woken, waker: OnceLock::new() }, parcels)
+                let (waker, arrivals) = (OnceLock::new(), Mutex::default());
+                (Door { queue, held, woken, waker, arrivals }, parcels)
             })
             .unzip();
         (Arc::new(Self(doors)), queues)
@@ -114,6 +121,22 @@ impl Post {
         refused
     }
 
+    /// Has another worker serve this connection, which is closed when too many wait there.
+    pub(crate) fn hand_over(&self, worker: u16, connection: Box<Connection>) {
+        let Some(door) = self.doors.0.get(usize::from(worker)) else { return };
+        let mut arrivals = door.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+        if arrivals.len() < MAX_ARRIVALS {
+            arrivals.push_back(connection);
+            drop(arrivals);
+            door.wake();
+        }
+    }
+
+    /// The next connection that this worker is to serve.
+    pub(crate) fn arrived(&self) -> Option<Box<Connection>> {
+        self.doors.0.get(self.own)?.arrivals.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+
     /// To be called before the queue is looked at: what comes after it wakes the worker again.
     pub(crate) fn look(&self) {
         if let Some(door) = self.doors.0.get(self.own) {
@@ -140,13 +163,17 @@ impl Door {
             self.held.fetch_sub(bytes, Ordering::Relaxed);
             return count;
         }
+        self.wake();
+        0
+    }
+
+    fn wake(&self) {
         if !self.woken.swap(true, Ordering::SeqCst)
             && let Some(waker) = self.waker.get()
         {
             // it fails only when the worker is gone, and its queue with it
             let _ = waker.wake();
         }
-        0
     }
 }
 

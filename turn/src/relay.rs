@@ -6,7 +6,11 @@ use crate::{
     settings::RelayAddress,
     udp::Udp,
 };
-use mio::{Interest, Registry, Token};
+use mio::{
+    Interest, Registry, Token,
+    net::{TcpListener, TcpStream},
+};
+use nix::errno::Errno;
 use rtc_turn_proto::{Family, OpenRelay, RelayAddresses, RelayId};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{
@@ -14,6 +18,9 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
+
+/// Connections that the kernel keeps for one relayed address until they are accepted.
+const BACKLOG: i32 = 64;
 
 /// The addresses of this host's relayed addresses, by family.
 #[derive(Clone, Copy, Debug, Default)]
@@ -80,8 +87,15 @@ pub(crate) struct Relays {
 }
 
 #[derive(Debug)]
+enum RelaySocket {
+    Udp(Udp),
+    /// And the address that it is bound to, which connections to peers leave from.
+    Tcp(TcpListener, SocketAddr),
+}
+
+#[derive(Debug)]
 struct Relay {
-    udp: Udp,
+    socket: RelaySocket,
     family: Family,
     port: u16,
     /// Whether it is bound to the host's present address, and so in the directory.
@@ -94,7 +108,30 @@ impl Relays {
     }
 
     pub(crate) fn get(&self, id: usize) -> Option<&Udp> {
-        self.sockets.get(id)?.as_ref().map(|relay| &relay.udp)
+        match &self.sockets.get(id)?.as_ref()?.socket {
+            RelaySocket::Udp(udp) => Some(udp),
+            RelaySocket::Tcp(..) => None,
+        }
+    }
+
+    pub(crate) fn listener(&self, id: usize) -> Option<&TcpListener> {
+        match &self.sockets.get(id)?.as_ref()?.socket {
+            RelaySocket::Udp(_) => None,
+            RelaySocket::Tcp(listener, _) => Some(listener),
+        }
+    }
+
+    /// Begins a connection from the relayed address to a peer's (RFC 6062, section 5.2).
+    pub(crate) fn connect(&self, id: RelayId, to: SocketAddr) -> io::Result<TcpStream> {
+        let relay = self.sockets.get(id.0 as usize).and_then(Option::as_ref);
+        let Some(RelaySocket::Tcp(_, from)) = relay.map(|relay| &relay.socket) else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
+        let socket = bind_tcp(*from, true)?;
+        match socket.connect(&to.into()) {
+            Err(e) if e.raw_os_error() != Some(Errno::EINPROGRESS as i32) => Err(e),
+            _ => Ok(TcpStream::from_std(socket.into())),
+        }
     }
 
     /// Which worker holds the relay socket of this server that peers see at `address`, provided that
@@ -111,11 +148,21 @@ impl Relays {
         registry: &Registry,
         token: Token,
     ) -> io::Result<()> {
-        let OpenRelay { relay, family, port } = open;
+        let OpenRelay { relay, family, port, tcp } = open;
         let Some(address) = addresses.0[family as usize] else {
             return Err(io::ErrorKind::AddrNotAvailable.into());
         };
         let address = SocketAddr::new(address.local, port);
+        if tcp {
+            let socket = bind_tcp(address, false)?;
+            socket.listen(BACKLOG)?;
+            let mut listener = TcpListener::from_std(socket.into());
+            registry.register(&mut listener, token, Interest::READABLE)?;
+            let socket = RelaySocket::Tcp(listener, address);
+            // the directory is of addresses for datagrams
+            self.insert(relay, Relay { socket, family, port, entered: false });
+            return Ok(());
+        }
         let socket = Socket::new(
             Domain::for_address(address),
             Type::DGRAM.nonblocking().cloexec(),
@@ -129,13 +176,17 @@ impl Relays {
         let mut udp = Udp::new(socket.into())?;
         udp.hear_errors()?;
         registry.register(&mut udp.socket, token, Interest::READABLE)?;
-        let id = relay.0 as usize;
+        self.insert(relay, Relay { socket: RelaySocket::Udp(udp), family, port, entered: true });
+        self.directory.enter(family, port, Holder { worker: self.worker, relay });
+        Ok(())
+    }
+
+    fn insert(&mut self, id: RelayId, relay: Relay) {
+        let id = id.0 as usize;
         if self.sockets.len() <= id {
             self.sockets.resize_with(id + 1, || None);
         }
-        self.sockets[id] = Some(Relay { udp, family, port, entered: true });
-        self.directory.enter(family, port, Holder { worker: self.worker, relay });
-        Ok(())
+        self.sockets[id] = Some(relay);
     }
 
     pub(crate) fn close(&mut self, id: RelayId) {
@@ -155,4 +206,24 @@ impl Relays {
             relay.entered = false;
         }
     }
+}
+
+/// A TCP socket on that address. The first is alone on it; then connections to peers may share it.
+fn bind_tcp(address: SocketAddr, shared: bool) -> io::Result<Socket> {
+    let kind = Type::STREAM.nonblocking().cloexec();
+    let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // connections of an allocation that has ended may linger
+    socket.set_reuse_address(true)?;
+    if shared {
+        socket.set_reuse_port(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.set_reuse_port(true)?;
+    if shared {
+        socket.set_tcp_nodelay(true)?;
+    }
+    Ok(socket)
 }

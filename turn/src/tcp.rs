@@ -1,7 +1,10 @@
 //! Clients over TCP, with TLS or without: frames in, a bounded queue out. A slow client delays and
 //! loses its own data, nobody else's.
 
-use crate::tls::Session;
+use crate::{
+    tls::{Decrypted, Session},
+    worker::Step,
+};
 use mio::net::TcpStream;
 use rtc_turn_proto::{
     Flow,
@@ -11,6 +14,7 @@ use rtc_turn_proto::{
 };
 use std::{
     io::{self, Read, Write},
+    net::Shutdown,
     time::Instant,
 };
 
@@ -33,6 +37,23 @@ pub(crate) struct Connection {
     queue: Vec<u8>,
     pub(crate) began: Instant,
     pub(crate) last_seen: Instant,
+    /// The peer's connection that this one is bound to. It carries data then, and no more frames.
+    pub(crate) peer: Option<usize>,
+    /// The client sends no more data.
+    pub(crate) has_ended: bool,
+    /// The client was told that no more data comes.
+    pub(crate) was_told: bool,
+}
+
+/// What to do with a stream after a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Take the next.
+    Frame,
+    /// Keep what follows as it is.
+    Stop,
+    /// Keep the frame and what follows as they are.
+    StopBefore,
 }
 
 /// What became of a read.
@@ -59,8 +80,19 @@ impl Connection {
         now: Instant,
     ) -> Self {
         let tls = tls.map(Box::new);
-        let (partial, queue) = (Vec::new(), Vec::new());
-        Self { stream, flow, tls, awaits_header, partial, queue, began: now, last_seen: now }
+        Self {
+            stream,
+            flow,
+            tls,
+            awaits_header,
+            partial: Vec::new(),
+            queue: Vec::new(),
+            began: now,
+            last_seen: now,
+            peer: None,
+            has_ended: false,
+            was_told: false,
+        }
     }
 
     /// Whether there has to be more before the client's first message: a load balancer's header, or
@@ -75,7 +107,7 @@ impl Connection {
         &mut self,
         buffer: &mut [u8],
         channels: Channels,
-        mut each: impl FnMut(&Flow, &[u8]),
+        mut each: impl FnMut(&Flow, &[u8]) -> Next,
     ) -> ReadState {
         let length = loop {
             match (&self.stream).read(buffer) {
@@ -120,10 +152,19 @@ impl Connection {
             }
             Some(tls) => {
                 let mut plain = std::mem::take(&mut self.partial);
-                let mut followed = true;
+                let (mut followed, mut stopped) = (true, false);
                 while followed && !received.is_empty() {
-                    let open = tls.decrypt(&mut received, &mut plain);
-                    let rest = frames(&plain, channels, &mut each).map(<[u8]>::len);
+                    let open = tls.decrypt(&mut received, &mut plain) == Decrypted::More;
+                    let rest = if stopped {
+                        Some(&plain[..])
+                    } else {
+                        frames(&plain, channels, |frame| {
+                            let next = each(frame);
+                            stopped |= next != Next::Frame;
+                            next
+                        })
+                    };
+                    let rest = rest.map(<[u8]>::len);
                     plain.drain(..plain.len() - rest.unwrap_or(0));
                     followed = open && rest.is_some();
                 }
@@ -134,6 +175,70 @@ impl Connection {
             }
         };
         if followed { state } else { ReadState::Closed }
+    }
+
+    /// Handles the frames that it holds, as [`Self::read`] does those that it reads. `false` when the
+    /// stream cannot be followed.
+    pub(crate) fn reread(&mut self, channels: Channels, each: impl FnMut(&[u8]) -> Next) -> bool {
+        let held = std::mem::take(&mut self.partial);
+        let rest = frames(&held, channels, each);
+        self.partial.extend_from_slice(rest.unwrap_or_default());
+        rest.is_some()
+    }
+
+    /// Reads data once, and holds it.
+    pub(crate) fn read_data(&mut self, buffer: &mut [u8]) -> Step {
+        let length = match Step::of((&self.stream).read(buffer)) {
+            Step::Moved(length) => length,
+            other => return other,
+        };
+        let Some(tls) = &mut self.tls else {
+            self.partial.extend_from_slice(&buffer[..length]);
+            return Step::Moved(length);
+        };
+        let mut received = &buffer[..length];
+        while !received.is_empty() {
+            match tls.decrypt(&mut received, &mut self.partial) {
+                Decrypted::More => {}
+                Decrypted::Ended => return Step::Ended,
+                Decrypted::Broken => return Step::Broken,
+            }
+        }
+        Step::Moved(length)
+    }
+
+    /// Data that has been read.
+    pub(crate) fn held(&self) -> &[u8] {
+        &self.partial
+    }
+
+    /// Lets go of the front of what it holds.
+    pub(crate) fn take_held(&mut self, length: usize) {
+        self.partial.drain(..length);
+        if self.partial.is_empty() && self.partial.capacity() > KEEP {
+            self.partial = Vec::new();
+        }
+    }
+
+    /// How many bytes wait to be written.
+    pub(crate) fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Queues data. The caller looks at [`Self::queued`] before.
+    pub(crate) fn push_data(&mut self, data: &[u8]) {
+        self.queue.extend_from_slice(data);
+    }
+
+    /// Whether all has been written.
+    pub(crate) fn is_flushed(&self) -> bool {
+        self.queue.is_empty() && self.tls.as_ref().is_none_or(|tls| !tls.wants_write())
+    }
+
+    /// Says that no more data comes.
+    pub(crate) fn shut_down(&mut self) {
+        self.close();
+        let _ = self.stream.shutdown(Shutdown::Write);
     }
 
     /// Queues frames. `false` when the queue is full and they were left out.
@@ -148,7 +253,7 @@ impl Connection {
     /// Writes what the client takes. `false` when it is gone.
     pub(crate) fn flush(&mut self) -> bool {
         let (written, alive) = match &mut self.tls {
-            Some(tls) => tls.write(&self.stream, &self.queue),
+            Some(tls) => tls.write(&self.stream, &self.queue, self.peer.is_none()),
             None => write(&self.stream, &self.queue),
         };
         self.queue.drain(..written);
@@ -167,13 +272,14 @@ impl Connection {
 }
 
 /// Hands each whole frame to `each`. Returns what follows them; `None` when the stream is broken.
-fn frames(mut bytes: &[u8], channels: Channels, mut each: impl FnMut(&[u8])) -> Option<&[u8]> {
+fn frames(mut bytes: &[u8], channels: Channels, mut each: impl FnMut(&[u8]) -> Next) -> Option<&[u8]> {
     loop {
         match framing::next(bytes, channels) {
-            Frame::Whole(frame) => {
-                each(frame);
-                bytes = &bytes[frame.len()..];
-            }
+            Frame::Whole(frame) => match each(frame) {
+                Next::Frame => bytes = &bytes[frame.len()..],
+                Next::Stop => return Some(&bytes[frame.len()..]),
+                Next::StopBefore => return Some(bytes),
+            },
             Frame::Partial => return Some(bytes),
             Frame::Broken => return None,
         }

@@ -37,6 +37,8 @@ pub(crate) struct Snapshot {
 pub(crate) struct Work {
     pub(crate) ring_revision: u64,
     pub(crate) connections: u64,
+    /// With TCP peers.
+    pub(crate) peer_connections: u64,
     /// Datagrams from client to client without a system call.
     pub(crate) short_cuts: u64,
     pub(crate) handshakes_done: u64,
@@ -85,6 +87,7 @@ impl Telemetry {
             let (sum, one) = (&mut total.work, one.work);
             sum.ring_revision = sum.ring_revision.min(one.ring_revision);
             sum.connections += one.connections;
+            sum.peer_connections += one.peer_connections;
             sum.short_cuts += one.short_cuts;
             sum.handshakes_done += one.handshakes_done;
             sum.handshakes_failed += one.handshakes_failed;
@@ -166,6 +169,8 @@ impl Collector for Telemetry {
         )?;
         let associations = total.work.associations as f64;
         gauge(encoder, "rtc_turn_associations", "DTLS associations of clients", associations)?;
+        let help = "Connections with peers of TCP allocations";
+        gauge(encoder, "rtc_turn_peer_connections", help, total.work.peer_connections as f64)?;
         gauge(
             encoder,
             "rtc_turn_ring_revision",

@@ -40,6 +40,16 @@ pub(crate) fn config(
     Ok(Arc::new(config))
 }
 
+/// What may follow on a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Decrypted {
+    More,
+    /// Nothing, as the client has said.
+    Ended,
+    /// Nothing that could be understood.
+    Broken,
+}
+
 /// One connection's session.
 #[derive(Debug)]
 pub(crate) struct Session(ServerConnection);
@@ -57,21 +67,29 @@ impl Session {
     }
 
     /// Decrypts the front of `received`, which moves on, and appends what it says to `plain`: at most
-    /// one record's worth, so that the caller can bound it. `false` when nothing more can follow.
-    pub(crate) fn decrypt(&mut self, received: &mut &[u8], plain: &mut Vec<u8>) -> bool {
+    /// one record's worth, so that the caller can bound it.
+    pub(crate) fn decrypt(&mut self, received: &mut &[u8], plain: &mut Vec<u8>) -> Decrypted {
         if self.0.read_tls(received).is_err() {
-            return false;
+            return Decrypted::Broken;
         }
-        let Ok(state) = self.0.process_new_packets() else { return false };
+        let Ok(state) = self.0.process_new_packets() else { return Decrypted::Broken };
         let (start, length) = (plain.len(), state.plaintext_bytes_to_read());
         plain.resize(start + length, 0);
-        self.0.reader().read_exact(&mut plain[start..]).is_ok() && !state.peer_has_closed()
+        if self.0.reader().read_exact(&mut plain[start..]).is_err() {
+            return Decrypted::Broken;
+        }
+        if state.peer_has_closed() { Decrypted::Ended } else { Decrypted::More }
     }
 
-    /// Encrypts and writes the frames in `plain`, each in a record of its own, as clients exist that
-    /// take a record for a message. Returns how much of `plain` is not to be given again, and whether
+    /// Whether something encrypted waits to be written.
+    pub(crate) fn wants_write(&self) -> bool {
+        self.0.wants_write()
+    }
+
+    /// Encrypts and writes `plain`. When it is `framed`, each frame gets a record of its own, as clients
+    /// exist that take a record for a message. Returns how much of `plain` is not to be given again, and whether
     /// the stream is good; it is when it takes no more for now.
-    pub(crate) fn write(&mut self, mut stream: impl Write, plain: &[u8]) -> (usize, bool) {
+    pub(crate) fn write(&mut self, mut stream: impl Write, plain: &[u8], framed: bool) -> (usize, bool) {
         let mut taken = 0;
         loop {
             while self.0.wants_write() {
@@ -89,8 +107,8 @@ impl Session {
             while taken < plain.len().min(batch) {
                 let rest = &plain[taken..];
                 let frame = match framing::next(rest, Channels::Rfc5766) {
-                    Frame::Whole(frame) => frame,
-                    Frame::Partial | Frame::Broken => rest,
+                    Frame::Whole(frame) if framed => frame,
+                    _ => &rest[..rest.len().min(BATCH)],
                 };
                 match self.0.writer().write(frame) {
                     Ok(length) if length > 0 => taken += length,
@@ -103,7 +121,7 @@ impl Session {
     /// Says that no more will come, or why, as far as the stream takes it.
     pub(crate) fn close(&mut self, stream: impl Write) {
         self.0.send_close_notify();
-        let _ = self.write(stream, &[]);
+        let _ = self.write(stream, &[], false);
     }
 }
 

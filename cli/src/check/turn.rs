@@ -110,7 +110,7 @@ async fn ask(
                 packet = request(client);
                 link.send(&packet).await?;
             }
-            Answer::Data(..) | Answer::Lost(..) | Answer::Other => {}
+            _ => {}
         }
     }
 }

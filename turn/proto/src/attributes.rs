@@ -50,6 +50,8 @@ types! {
     XOR_MAPPED_ADDRESS = 0x0020;
     /// RFC 8656, section 18.10.
     RESERVATION_TOKEN = 0x0022;
+    /// RFC 6062, section 6.2.1.
+    CONNECTION_ID = 0x002A;
     /// RFC 8656, section 18.11.
     ADDITIONAL_ADDRESS_FAMILY = 0x8000;
     /// RFC 8656, section 18.12.
@@ -255,6 +257,18 @@ impl Attribute<'_> for Error {
             }
             _ => Err(Malformed(Self::TYPE)),
         }
+    }
+}
+
+/// Names a connection with a peer (RFC 6062, section 6.2.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(pub u32);
+
+impl Attribute<'_> for ConnectionId {
+    const TYPE: u16 = CONNECTION_ID;
+
+    fn decode(value: &[u8], _: &TransactionId) -> Result<Self, Malformed> {
+        value.try_into().map(|v| Self(u32::from_be_bytes(v))).map_err(|_| Malformed(Self::TYPE))
     }
 }
 

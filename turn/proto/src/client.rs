@@ -3,7 +3,7 @@
 
 use crate::{
     Class, LongTermKey, Message, Method, PasswordAlgorithm, TransactionId, Writer,
-    attributes::{self as attr, Error, Icmp, Lifetime, XorPeerAddress, XorRelayedAddress},
+    attributes::{self as attr, ConnectionId, Error, Icmp, Lifetime, XorPeerAddress, XorRelayedAddress},
     integrity,
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -43,6 +43,8 @@ pub enum Answer {
     Challenged,
     /// It was refused with this code.
     Refused(u16),
+    /// A Connect has succeeded, or a peer has connected (`Some`): to be bound.
+    Connection(ConnectionId, Option<SocketAddr>),
     /// Data from a peer.
     Data(SocketAddr, Vec<u8>),
     /// A datagram to this peer was lost.
@@ -97,6 +99,27 @@ impl Client {
         })
     }
 
+    /// Allocate, for TCP over IPv4 (RFC 6062).
+    pub fn allocate_tcp(&mut self) -> Vec<u8> {
+        self.request(Method::ALLOCATE, |w| {
+            w.raw(attr::REQUESTED_TRANSPORT, &[6, 0, 0, 0]);
+        })
+    }
+
+    /// Connect (RFC 6062).
+    pub fn connect(&mut self, peer: SocketAddr) -> Vec<u8> {
+        self.request(Method::CONNECT, |w| {
+            w.xor_address(attr::XOR_PEER_ADDRESS, peer);
+        })
+    }
+
+    /// ConnectionBind (RFC 6062), on a connection of its own.
+    pub fn connection_bind(&mut self, id: ConnectionId) -> Vec<u8> {
+        self.request(Method::CONNECTION_BIND, |w| {
+            w.u32(attr::CONNECTION_ID, id.0);
+        })
+    }
+
     /// Refresh. A lifetime of 0 ends the allocation.
     pub fn refresh(&mut self, lifetime: u32) -> Vec<u8> {
         self.request(Method::REFRESH, |w| {
@@ -139,6 +162,18 @@ impl Client {
                         Ok(Some(icmp)) => Answer::Lost(peer, icmp),
                         _ => Answer::Other,
                     },
+                    _ => Answer::Other,
+                }
+            }
+            (Class::Indication, Method::CONNECTION_ATTEMPT) => {
+                match (message.get::<ConnectionId>(), message.get::<XorPeerAddress>()) {
+                    (Ok(Some(id)), Ok(Some(XorPeerAddress(peer)))) => Answer::Connection(id, Some(peer)),
+                    _ => Answer::Other,
+                }
+            }
+            (Class::Success, Method::CONNECT) if self.is_authentic(&message) => {
+                match message.get::<ConnectionId>() {
+                    Ok(Some(id)) => Answer::Connection(id, None),
                     _ => Answer::Other,
                 }
             }

@@ -44,10 +44,14 @@ codes! {
     AddressFamilyNotSupported = 440, "Address Family not Supported";
     /// The allocation is another user's.
     WrongCredentials = 441, "Wrong Credentials";
-    /// Only UDP is relayed.
+    /// Only UDP and TCP are relayed.
     UnsupportedTransport = 442, "Unsupported Transport Protocol";
     /// The peer's family is not the relayed address's.
     PeerAddressFamilyMismatch = 443, "Peer Address Family Mismatch";
+    /// There is a connection with this peer, or one is being made.
+    ConnectionAlreadyExists = 446, "Connection Already Exists";
+    /// The peer could not be reached.
+    ConnectionTimeoutOrFailure = 447, "Connection Timeout or Failure";
     /// The user, or the server, has all the allocations it may have.
     AllocationQuotaReached = 486, "Allocation Quota Reached";
     /// Something is wrong on this side.

@@ -10,6 +10,9 @@
 //!    socket, then [`Server::encode_to_client`] for each of them.
 //!    [`Server::icmp_from_peer`] where the network says that a datagram was lost.
 //! 3. After any call, [`Server::poll_closed`] until it is `None`: those relay sockets are to be closed.
+//!    Where an allocation is for TCP, likewise [`Server::poll_closed_connection`] and
+//!    [`Server::poll_notice`]; [`Server::connected`], [`Server::accepted`] and
+//!    [`Server::connection_gone`] tell of its connections with peers.
 //! 4. [`Server::handle_timeout`] when [`Server::poll_timeout`] has passed.
 //!
 //! One [`Server`] belongs to one worker and shares nothing on a packet's way with another: each has
@@ -41,7 +44,7 @@ mod quotas;
 mod reservations;
 mod server;
 
-pub use attributes::Family;
+pub use attributes::{ConnectionId, Family};
 pub use budget::{Rate, source_prefix};
 pub use counters::{Counters, Drop, Traffic};
 pub use error_code::ErrorCode;

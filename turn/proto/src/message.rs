@@ -55,6 +55,12 @@ impl Method {
     pub const CREATE_PERMISSION: Self = Self(0x008);
     /// A short name for a peer.
     pub const CHANNEL_BIND: Self = Self(0x009);
+    /// Connect me with a peer by TCP (RFC 6062).
+    pub const CONNECT: Self = Self(0x00A);
+    /// This connection is for the data of that one with a peer (RFC 6062).
+    pub const CONNECTION_BIND: Self = Self(0x00B);
+    /// A peer has connected (RFC 6062).
+    pub const CONNECTION_ATTEMPT: Self = Self(0x00C);
 }
 
 /// Why bytes are no STUN message that can be processed.

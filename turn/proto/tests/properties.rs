@@ -4,13 +4,13 @@
 
 mod common;
 
-use common::{Outcome, World, flow, peer};
+use common::{Outcome, World, peer};
 use proptest::prelude::*;
 use rtc_turn_proto::{
-    Limits, Method, attributes as attr, channel_data,
+    Flow, Limits, Method, attributes as attr, channel_data,
     client::{Answer, Client},
 };
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 const FLOWS: u16 = 6;
 const PEERS: [&str; 5] = ["8.8.8.8:9", "8.8.8.8:10", "1.1.1.1:9", "10.0.0.1:50003", "10.0.0.1:22"];
@@ -26,6 +26,13 @@ enum Step {
     Channel { flow: u16, number: u16 },
     FromPeer { flow: u16, peer: usize },
     Lost { flow: u16, peer: usize, kind: u8 },
+    AllocateTcp { flow: u16 },
+    Connect { flow: u16, peer: usize },
+    Connected { which: usize, opened: bool },
+    PeerConnects { flow: u16, peer: usize },
+    BindConnection { flow: u16, data: u16, which: usize },
+    ConnectionEnds { which: usize },
+    Rules { deny: bool },
     Gone { flow: u16 },
     Pass { seconds: u64 },
     Busy { port: u16 },
@@ -45,7 +52,15 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (f.clone(), p.clone()).prop_map(|(flow, peer)| Step::Send { flow, peer }),
         4 => (f.clone(), 0x4000u16..0x4003).prop_map(|(flow, number)| Step::Channel { flow, number }),
         4 => (f.clone(), p.clone()).prop_map(|(flow, peer)| Step::FromPeer { flow, peer }),
-        2 => (f.clone(), p, 0u8..13).prop_map(|(flow, peer, kind)| Step::Lost { flow, peer, kind }),
+        2 => (f.clone(), p.clone(), 0u8..13).prop_map(|(flow, peer, kind)| Step::Lost { flow, peer, kind }),
+        2 => f.clone().prop_map(|flow| Step::AllocateTcp { flow }),
+        3 => (f.clone(), p.clone()).prop_map(|(flow, peer)| Step::Connect { flow, peer }),
+        3 => (0usize..3, any::<bool>()).prop_map(|(which, opened)| Step::Connected { which, opened }),
+        3 => (f.clone(), p).prop_map(|(flow, peer)| Step::PeerConnects { flow, peer }),
+        3 => (f.clone(), FLOWS..FLOWS + 4, 0usize..8)
+            .prop_map(|(flow, data, which)| Step::BindConnection { flow, data, which }),
+        1 => (0usize..8).prop_map(|which| Step::ConnectionEnds { which }),
+        1 => any::<bool>().prop_map(|deny| Step::Rules { deny }),
         1 => f.clone().prop_map(|flow| Step::Gone { flow }),
         2 => prop_oneof![Just(29u64), Just(299), Just(301), Just(601), 0u64..4000]
             .prop_map(|seconds| Step::Pass { seconds }),
@@ -54,6 +69,11 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(flow, bytes)| Step::Junk { flow, bytes }),
         2 => (f, 0usize..120, any::<u8>()).prop_map(|(flow, at, byte)| Step::Mangled { flow, at, byte }),
     ]
+}
+
+/// Every other flow is a stream, as TCP allocations need.
+fn flow(n: u16) -> Flow {
+    if n.is_multiple_of(2) { common::flow(n) } else { common::stream(n) }
 }
 
 /// What a client was told: until when it may exchange with an address, and over which channel.
@@ -85,6 +105,7 @@ proptest! {
         let mut clients: Vec<Client> = (0..FLOWS).map(|n| world.client(if n < 4 { "a" } else { "b" })).collect();
         let mut known: Vec<Known> = (0..FLOWS).map(|_| Known::default()).collect();
         let mut relayed: Vec<Option<std::net::SocketAddr>> = vec![None; usize::from(FLOWS)];
+        let mut denied = false;
         for step in steps {
             let now = world.now.unix;
             match step {
@@ -157,6 +178,66 @@ proptest! {
                         prop_assert!(known.iter().any(|k| k.permitted.get(&from.ip()).is_some_and(|end| *end > now)));
                     }
                 }
+                Step::AllocateTcp { flow: n } => {
+                    let i = usize::from(n);
+                    let mut client = world.client(if n < 4 { "a" } else { "b" });
+                    if let Answer::Success { relayed: at, .. } = world.ask(&flow(n), &mut client, Client::allocate_tcp) {
+                        known[i] = Known::default();
+                        relayed[i] = at;
+                        clients[i] = client;
+                    }
+                }
+                Step::Connect { flow: n, peer: p } => {
+                    let target = peer(PEERS[p]);
+                    let outcome = world.begin(&flow(n), &mut clients[usize::from(n)], |c| c.connect(target));
+                    if let Outcome::Connect { peer: to, .. } = outcome {
+                        prop_assert_eq!(to, target);
+                        prop_assert_ne!(to, peer("10.0.0.1:22"));
+                        prop_assert!(!denied || to.ip() != peer(PEERS[0]).ip());
+                    }
+                }
+                Step::Connected { which, opened } => {
+                    if let Some(id) = world.connecting.iter().nth(which).copied() {
+                        let noticed = world.notices.len();
+                        let wanted = world.connected(id, opened);
+                        prop_assert!(!wanted || opened && world.notices.len() == noticed + 1);
+                    }
+                }
+                Step::PeerConnects { flow: n, peer: p } => {
+                    let from = peer(PEERS[p]);
+                    if let Some(at) = relayed[usize::from(n)] && world.peer_connects(at, from).is_some() {
+                        prop_assert!(known.iter().any(|k| k.permitted.get(&from.ip()).is_some_and(|end| *end > now)));
+                        prop_assert_ne!(from, peer("10.0.0.1:22"));
+                    }
+                }
+                Step::BindConnection { flow: n, data, which } => {
+                    if let Some(id) = world.connections.iter().nth(which).copied() {
+                        let client = &mut clients[usize::from(n)];
+                        if let Outcome::Bound { connection, .. } = world.begin(&flow(data), client, |c| c.connection_bind(id)) {
+                            prop_assert_eq!(connection, id);
+                            let again = world.begin(&flow(data), client, |c| c.connection_bind(id));
+                            prop_assert!(matches!(again, Outcome::Reply(_)), "bound twice");
+                        }
+                    }
+                }
+                Step::ConnectionEnds { which } => {
+                    if let Some(id) = world.connections.iter().nth(which).copied() {
+                        world.connection_ends(id);
+                    }
+                }
+                Step::Rules { deny } => {
+                    denied = deny;
+                    let mut rules = common::policy();
+                    if deny {
+                        rules.deny.push("8.8.8.8/32".parse().unwrap());
+                        known.iter_mut().for_each(|k| {
+                            k.permitted.remove(&peer(PEERS[0]).ip());
+                            k.channels.retain(|_, (to, _)| to.ip() != peer(PEERS[0]).ip());
+                        });
+                    }
+                    world.server.set_peers(Arc::new(rules));
+                    world.pass(0);
+                }
                 Step::Gone { flow: n } => {
                     world.server.client_gone(&flow(n));
                     world.pass(0);
@@ -189,6 +270,7 @@ proptest! {
         }
         world.pass(4000);
         prop_assert_eq!(world.open.len(), 0, "every port came back");
+        prop_assert_eq!(world.connections.len(), 0, "every connection ended");
         prop_assert_eq!((world.quotas.total(), world.server.counters().live), (0, 0));
         prop_assert_eq!(world.server.poll_timeout(), None);
     }

@@ -1,6 +1,6 @@
 //! Clients over DTLS. Nothing is kept of a client that has not sent back its cookie.
 
-use super::{Handshakes, IDLE, Listener, TURNS, Worker, core::Core};
+use super::{After, Handshakes, IDLE, Listener, TURNS, Worker, core::Core};
 use crate::{
     dtls::{Config, MAX_MESSAGE, Messages, Over, Session},
     places::Places,
@@ -150,7 +150,7 @@ impl Associations {
         }
         for message in messages.iter() {
             association.last_seen = now.instant;
-            if core.client(now, flow, message) {
+            if core.client(now, flow, message) == After::Reply {
                 let Core { reply, outbox, .. } = core;
                 result = result.and_then(|()| session.send(reply, buffer, |out| path.send(outbox, out)));
             }

@@ -1,24 +1,39 @@
 //! What a packet needs: the protocol, and the ways out. Nothing is sent here; the worker sends what a
 //! batch brought forth.
 
-use super::{RELAY, token};
+use super::{PEER, RELAY, token};
 use crate::{
+    peers::Peers,
     post::{Label, Parcel, Post},
     relay::{Addresses, Relays},
+    tcp::Next,
     udp::{Lost, MAX_DATAGRAM, Outbox, Via},
 };
 use mio::Registry;
 use rtc_credentials::Transport;
 use rtc_turn_proto::{
-    self as proto, ClientAction, Drop, Flow, Now, PeerRoute, RelayId, channel_data::Channels,
+    self as proto, ClientAction, ConnectionId, Drop, Flow, Now, PeerRoute, RelayId, channel_data::Channels,
 };
-use std::net::SocketAddr;
+use std::{io, net::SocketAddr};
+
+/// What a stream or socket is to do after a client's message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum After {
+    Nothing,
+    /// Send the answer.
+    Reply,
+    /// Send the answer, and carry that connection's data from then on.
+    Bind(ConnectionId),
+    /// Let another worker handle the message.
+    HandOver(u16),
+}
 
 #[derive(Debug)]
 pub(super) struct Core {
     pub(super) server: proto::Server,
     pub(super) index: u16,
     pub(super) relays: Relays,
+    pub(super) peers: Peers,
     pub(super) addresses: Addresses,
     pub(super) registry: Registry,
     pub(super) channels: Channels,
@@ -61,6 +76,7 @@ impl Core {
             server,
             index,
             relays,
+            peers: Peers::default(),
             addresses,
             registry,
             channels,
@@ -73,17 +89,26 @@ impl Core {
         }
     }
 
-    /// Handles one message of a client. `true` when `self.reply` is to be sent back.
-    pub(super) fn client(&mut self, now: Now, flow: &Flow, packet: &[u8]) -> bool {
+    /// Handles one message of a client. The answer, if there is one, is `self.reply`.
+    pub(super) fn client(&mut self, now: Now, flow: &Flow, packet: &[u8]) -> After {
         let mut action = self.server.handle_client(now, flow, packet, &mut self.reply);
-        let reply = loop {
+        let after = loop {
             match action {
-                ClientAction::None => break false,
-                ClientAction::Reply => break true,
+                ClientAction::None => break After::Nothing,
+                ClientAction::Reply => break After::Reply,
+                ClientAction::Bind { connection } => break After::Bind(connection),
+                ClientAction::HandOver { worker } => break After::HandOver(worker),
+                ClientAction::Connect { connection, relay, peer } => {
+                    if let Err(error) = self.connect(connection, relay, peer) {
+                        tracing::debug!(%peer, %error, "a peer could not be connected to");
+                        self.server.connected(now, connection, false);
+                    }
+                    break After::Nothing;
+                }
                 ClientAction::Relay { relay, peer, payload, dont_fragment } => {
                     self.relay(now, relay, peer, payload, dont_fragment);
                     // nothing closes on a packet's way
-                    return false;
+                    return After::Nothing;
                 }
                 ClientAction::Open(open) => {
                     self.close_relays();
@@ -98,7 +123,38 @@ impl Core {
         };
         self.last_way = None;
         self.close_relays();
-        reply
+        after
+    }
+
+    /// Adds the answer, if there is one, to what a stream is sent. Returns how to go on with it.
+    pub(super) fn answer(&self, after: After, replies: &mut Vec<u8>) -> Next {
+        if matches!(after, After::Reply | After::Bind(_)) {
+            replies.extend_from_slice(&self.reply);
+        }
+        match after {
+            After::Nothing | After::Reply => Next::Frame,
+            After::Bind(_) => Next::Stop,
+            After::HandOver(_) => Next::StopBefore,
+        }
+    }
+
+    fn connect(&mut self, id: ConnectionId, relay: RelayId, peer: SocketAddr) -> io::Result<()> {
+        let stream = self.relays.connect(relay, self.addresses.to_local(peer))?;
+        self.peers.insert(id, stream, true, &self.registry, |index| token(PEER, index))
+    }
+
+    /// Queues a message for a client.
+    pub(super) fn notify(&mut self, flow: &Flow, message: &[u8]) {
+        let write = |out: &mut Vec<u8>| {
+            out.extend_from_slice(message);
+            true
+        };
+        if flow.transport != Transport::Udp {
+            self.frames.push(flow, write);
+        } else {
+            let via = Via::Listener(flow.link as usize);
+            self.outbox.push(via, flow.client, Some(flow.server.ip()), false, write);
+        }
     }
 
     /// A client has gone, and its allocation with it.
@@ -206,19 +262,10 @@ impl Core {
 
     /// Queues word of a lost datagram for the client that sent it.
     pub(super) fn lost(&mut self, now: Now, relay: RelayId, lost: Lost) {
-        let Self { server, outbox, frames, reply, addresses, .. } = self;
-        reply.clear();
-        let peer = addresses.to_advertised(lost.to);
-        let Some(flow) = server.icmp_from_peer(now, relay, peer, lost.icmp, reply) else { return };
-        let write = |out: &mut Vec<u8>| {
-            out.extend_from_slice(reply);
-            true
-        };
-        if proto::is_stream(flow.transport) {
-            frames.push(&flow, write);
-        } else {
-            let via = Via::Listener(flow.link as usize);
-            outbox.push(via, flow.client, Some(flow.server.ip()), false, write);
+        let peer = self.addresses.to_advertised(lost.to);
+        let mut message = Vec::new();
+        if let Some(flow) = self.server.icmp_from_peer(now, relay, peer, lost.icmp, &mut message) {
+            self.notify(&flow, &message);
         }
     }
 

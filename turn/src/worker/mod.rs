@@ -3,6 +3,7 @@
 
 mod associations;
 mod core;
+mod splice;
 mod streams;
 
 use crate::{
@@ -16,7 +17,7 @@ use crate::{
     udp::{Inbox, Udp, Via},
 };
 use associations::Associations;
-use core::Core;
+use core::{After, Core};
 use ipnet::IpNet;
 use mio::{Events, Interest, Poll, Token, Waker, event::Event, net::TcpListener};
 use rtc_credentials::{KeyRing, Transport};
@@ -26,6 +27,7 @@ use rtc_turn_proto::{
 };
 use rustls::ServerConfig;
 use slab::Slab;
+pub(crate) use splice::Step;
 use std::{
     io,
     net::SocketAddr,
@@ -57,6 +59,7 @@ const KIND: usize = 1 << 32;
 const LISTENER: usize = 0;
 const RELAY: usize = 1;
 const CONNECTION: usize = 2;
+const PEER: usize = 3;
 /// A connection's link is a serial number over its index.
 const LINK_INDEX: u64 = (1 << 24) - 1;
 
@@ -262,6 +265,7 @@ impl Worker {
                 self.sweep(started);
                 self.flush();
             }
+            self.settle();
             self.longest_turn = self.longest_turn.max(started.elapsed());
             if self.publish_at.is_some_and(|at| at <= started) {
                 self.publish();
@@ -296,7 +300,10 @@ impl Worker {
             return;
         }
         if token.0 / KIND == CONNECTION && event.is_writable() {
-            self.flush_connection(token.0 % KIND);
+            self.on_writable(token.0 % KIND);
+        }
+        if token.0 / KIND == PEER {
+            return self.on_ready(now, token, false);
         }
         if token.0 / KIND == RELAY && event.is_error() {
             self.hear_errors(now, token.0 % KIND);
@@ -317,6 +324,7 @@ impl Worker {
                 None => true,
             },
             RELAY => self.receive_from_peers(now, index),
+            PEER => self.on_peer(now, index),
             _ => self.read_connection(now, index, closing),
         };
         self.publish_at.get_or_insert(now.instant + PUBLISH);
@@ -336,7 +344,7 @@ impl Worker {
                 let server = SocketAddr::new(train.to.unwrap_or(address.ip()), address.port());
                 let flow = Flow { transport: Transport::Udp, client: train.from, server, link: index as u64 };
                 for datagram in train.datagrams() {
-                    if core.client(now, &flow, datagram) {
+                    if core.client(now, &flow, datagram) == After::Reply {
                         let Core { outbox, reply, .. } = core;
                         outbox.push(Via::Listener(index), flow.client, train.to, false, |out| {
                             out.extend_from_slice(reply);
@@ -359,7 +367,7 @@ impl Worker {
         let mut drained = false;
         for _ in 0..TURNS {
             let Self { inbox, core, .. } = self;
-            let Some(udp) = core.relays.get(relay) else { return true };
+            let Some(udp) = core.relays.get(relay) else { return self.accept_peers(now, relay) };
             let more = inbox.receive(udp).unwrap_or(false);
             for train in inbox.trains() {
                 let peer = core.addresses.to_advertised(train.from);
@@ -392,6 +400,9 @@ impl Worker {
 
     fn receive_from_workers(&mut self, now: Now) -> bool {
         self.core.post.look();
+        while let Some(connection) = self.core.post.arrived() {
+            self.adopt(now, connection);
+        }
         let mut drained = false;
         for _ in 0..PARCELS {
             let Some(parcel) = self.core.post.receive() else {
@@ -473,6 +484,7 @@ impl Worker {
         let work = Work {
             ring_revision: self.ring_revision,
             connections: self.connections.len() as u64,
+            peer_connections: self.core.peers.len() as u64,
             short_cuts: *short_cuts,
             handshakes_done: self.handshakes.done,
             handshakes_failed: self.handshakes.failed,

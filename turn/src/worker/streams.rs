@@ -1,6 +1,6 @@
 //! Clients over streams: accepting, reading, writing, hanging up.
 
-use super::{CONNECTION, IDLE, Listener, MAX_CONNECTIONS, SWEEP, TURNS, Worker, token};
+use super::{After, CONNECTION, IDLE, Listener, MAX_CONNECTIONS, PEER, SWEEP, TURNS, Worker, token};
 use crate::{
     tcp::{Connection, ReadState},
     tls::Session,
@@ -77,11 +77,14 @@ impl Worker {
                 self.handshakes.steps_left = left;
             }
             connection.last_seen = now.instant;
+            if let Some(peer) = connection.peer {
+                return self.splice(peer);
+            }
             let is_tls = connection.flow.transport == Transport::Tls;
+            let mut after = After::Nothing;
             state = connection.read(read_buffer, core.channels, |flow, frame| {
-                if core.client(now, flow, frame) {
-                    replies.extend_from_slice(&core.reply);
-                }
+                after = core.client(now, flow, frame);
+                core.answer(after, replies)
             });
             if begins && !connection.is_beginning() {
                 self.handshakes.pending -= 1;
@@ -91,14 +94,16 @@ impl Worker {
                 // a handshake answers, and so may any record
                 self.dirty.push(index);
             }
-            if !replies.is_empty() {
-                if !connection.push(replies) {
-                    core.server.count_drop(Drop::QueueFull);
-                }
-                replies.clear();
-                self.dirty.push(index);
-            }
+            self.queue_replies(index);
             self.flush();
+            if !self.goes_on(index, after) {
+                // what became of it reads on
+                if state == ReadState::Closed {
+                    self.hang_up(index);
+                }
+                self.flush_dirty();
+                return true;
+            }
             match state {
                 ReadState::More => {}
                 ReadState::Drained if closing || begins => state = ReadState::More,
@@ -115,6 +120,53 @@ impl Worker {
         state != ReadState::More
     }
 
+    /// Handles the messages that a connection of another worker brought along.
+    pub(super) fn read_held(&mut self, now: Now, index: usize) {
+        let Self { connections, core, replies, .. } = self;
+        let Some(connection) = connections.get_mut(index) else { return };
+        let (flow, mut after) = (connection.flow, After::Nothing);
+        let followed = connection.reread(core.channels, |frame| {
+            after = core.client(now, &flow, frame);
+            core.answer(after, replies)
+        });
+        self.queue_replies(index);
+        self.flush();
+        if self.goes_on(index, after) && !followed {
+            self.hang_up(index);
+        }
+        self.flush_dirty();
+    }
+
+    fn queue_replies(&mut self, index: usize) {
+        let Self { connections, core, replies, .. } = self;
+        if replies.is_empty() {
+            return;
+        }
+        if connections.get_mut(index).is_some_and(|c| !c.push(replies)) {
+            core.server.count_drop(Drop::QueueFull);
+        }
+        replies.clear();
+        self.dirty.push(index);
+    }
+
+    /// Whether a connection is still one of messages, and this worker's.
+    fn goes_on(&mut self, index: usize, after: After) -> bool {
+        match after {
+            After::Nothing | After::Reply => return true,
+            After::Bind(id) => self.bind(index, id),
+            After::HandOver(worker) => self.hand_over(index, worker),
+        }
+        false
+    }
+
+    pub(super) fn on_writable(&mut self, index: usize) {
+        match self.connections.get(index).and_then(|connection| connection.peer) {
+            Some(peer) if !self.splice(peer) => self.more.push(token(PEER, peer)),
+            Some(_) => {}
+            None => self.flush_connection(index),
+        }
+    }
+
     pub(super) fn flush_dirty(&mut self) {
         while let Some(index) = self.dirty.pop() {
             self.flush_connection(index);
@@ -127,13 +179,16 @@ impl Worker {
         }
     }
 
-    fn hang_up(&mut self, index: usize) {
+    pub(super) fn hang_up(&mut self, index: usize) {
         if let Some(mut connection) = self.connections.try_remove(index) {
             if connection.is_beginning() {
                 self.handshakes.pending -= 1;
                 self.handshakes.failed += u64::from(connection.flow.transport == Transport::Tls);
             }
             connection.close();
+            if let Some(peer) = connection.peer.and_then(|index| self.core.peers.remove(index)) {
+                self.core.server.connection_gone(peer.id);
+            }
             self.core.gone(&connection.flow);
         }
     }
@@ -146,6 +201,10 @@ impl Worker {
         let idle = |c: &Connection| {
             if c.is_beginning() {
                 return now.duration_since(c.began) >= patience;
+            }
+            if c.peer.is_some() {
+                // the allocation ends it (RFC 6062, section 5.5)
+                return false;
             }
             now.duration_since(c.last_seen) >= IDLE && !server.holds(&c.flow)
         };

@@ -75,3 +75,9 @@ async fn stunclient_learns_its_address() {
     let text = run("turnutils_stunclient", &["-p", &port, "127.0.0.1"]).await;
     assert!(text.contains("UDP reflexive addr: 127.0.0.1:"), "{text}");
 }
+
+/// RFC 6062: each client of a pair has a TCP allocation, and connects to the other's relayed address.
+#[tokio::test]
+async fn uclient_relays_tcp_connections() {
+    call(&server().await, Transport::Tcp, &["-T"]).await;
+}

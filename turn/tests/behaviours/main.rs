@@ -12,4 +12,5 @@ mod relaying;
 mod rotation;
 mod short_cuts;
 mod stun_only;
+mod tcp_allocations;
 mod tls;

@@ -25,7 +25,7 @@ fn with_tls(dir: &Path, listen: &[&str]) -> rtc_turn::Config {
     with_certificate(dir, listen, config())
 }
 
-async fn server() -> (Handle, TempDir, CertificateDer<'static>) {
+pub(crate) async fn server() -> (Handle, TempDir, CertificateDer<'static>) {
     let dir = tempfile::tempdir().unwrap();
     let certificate = issue(dir.path());
     let listen = ["udp://127.0.0.1:0", "tls://127.0.0.1:0"];
@@ -50,7 +50,7 @@ async fn connect(
     within("the handshake", TlsConnector::from(Arc::new(config)).connect(name, stream)).await
 }
 
-async fn client(server: &Handle, trusted: &CertificateDer<'static>, user: &str) -> TestClient {
+pub(crate) async fn client(server: &Handle, trusted: &CertificateDer<'static>, user: &str) -> TestClient {
     let stream = connect(server, trusted, &["stun.turn"]).await.unwrap();
     TestClient::over(Link::Tls(Box::new(stream), Vec::new()), &single(), user)
 }

@@ -5,6 +5,7 @@ use super::{
     ClientAction, Flow, Now, OpenRelay, RelayId, Server,
     allocation::{Allocation, Opening, Relay, Step},
     auth::Authenticated,
+    is_stream,
     requests::Request,
     timers::Timer,
 };
@@ -30,7 +31,8 @@ const ATTEMPTS: u8 = 8;
 /// How long a reserved port waits (RFC 8656, section 7.2: at least 30 seconds).
 const RESERVATION_LIFETIME: Duration = Duration::from_secs(30);
 
-/// The number of UDP in REQUESTED-TRANSPORT.
+/// The numbers of TCP (RFC 6062, section 4.1) and UDP in REQUESTED-TRANSPORT.
+const TCP: u8 = 6;
 const UDP: u8 = 17;
 
 /// What a request asks for.
@@ -58,7 +60,7 @@ impl Server {
             };
             return self.refuse(&request, code, reply);
         }
-        let result = self.wish(request.message).and_then(|wish| self.begin(&request, wish));
+        let result = self.wish(request.flow, request.message).and_then(|wish| self.begin(&request, wish));
         result.unwrap_or_else(|code| self.refuse(&request, code, reply))
     }
 
@@ -82,10 +84,17 @@ impl Server {
     }
 
     /// The checks of RFC 8656, section 7.2, in its order.
-    fn wish(&self, message: &Message<'_>) -> Result<Wish, ErrorCode> {
+    fn wish(&self, flow: &Flow, message: &Message<'_>) -> Result<Wish, ErrorCode> {
         let bad = |_| ErrorCode::BadRequest;
         match message.get::<RequestedTransport>().map_err(bad)? {
             Some(RequestedTransport(UDP)) => {}
+            // RFC 6062, section 5.1
+            Some(RequestedTransport(TCP)) => {
+                let for_udp = [attr::DONT_FRAGMENT, attr::EVEN_PORT, attr::RESERVATION_TOKEN];
+                if !is_stream(flow.transport) || for_udp.iter().any(|kind| message.raw(*kind).is_some()) {
+                    return Err(ErrorCode::BadRequest);
+                }
+            }
             Some(_) => return Err(ErrorCode::UnsupportedTransport),
             None => return Err(ErrorCode::BadRequest),
         }
@@ -140,6 +149,7 @@ impl Server {
     fn begin<'p>(&mut self, request: &Request<'_, '_>, wish: Wish) -> Result<ClientAction<'p>, ErrorCode> {
         let index = self.allocations.vacant_key();
         let mut reserve = None;
+        let tcp = request.message.get::<RequestedTransport>() == Ok(Some(RequestedTransport(TCP)));
         let (open, step, next, lacks) = match wish {
             Wish::Open { step, next, lacks } => {
                 let ticket = self.take_ticket(&request.who.user)?;
@@ -147,7 +157,7 @@ impl Server {
                     Step::Main(_, Wanted::Pair) => Some(self.take_ticket(&request.who.user)?),
                     _ => None,
                 };
-                let open = self.open(step, index, ticket)?;
+                let open = self.open(step, index, ticket, tcp)?;
                 let (family, port, home) = (open.family, open.port, self.config.share.index);
                 reserve =
                     second.map(|ticket| Reserved { family, port: port + 1, home, ticket: Some(ticket) });
@@ -173,6 +183,7 @@ impl Server {
         let mut allocation = self.blank(request.flow, request.message.id(), &request.who, request.now);
         allocation.opening = Some(Box::new(opening));
         allocation.address_error = lacks;
+        allocation.connections = tcp.then(Vec::new);
         self.insert(allocation, request.who.signed_by.as_ref());
         Ok(ClientAction::Open(open))
     }
@@ -182,7 +193,13 @@ impl Server {
     }
 
     /// A port and an entry for one more relay socket.
-    fn open(&mut self, step: Step, allocation: usize, ticket: Ticket) -> Result<OpenRelay, ErrorCode> {
+    fn open(
+        &mut self,
+        step: Step,
+        allocation: usize,
+        ticket: Ticket,
+        tcp: bool,
+    ) -> Result<OpenRelay, ErrorCode> {
         let family = step.family();
         let ip = self.relay_addresses.of(family).ok_or(ErrorCode::AddressFamilyNotSupported)?;
         let wanted = if let Step::Main(_, wanted) = step { wanted } else { Wanted::Any };
@@ -192,7 +209,7 @@ impl Server {
         }
         let port = self.ports[family as usize].take(wanted, &mut self.rng);
         let address = SocketAddr::new(ip, port.ok_or(ErrorCode::InsufficientCapacity)?);
-        Ok(self.enter(Relay { family, address, allocation, home, told: (0, 0), _ticket: ticket }))
+        Ok(self.enter(Relay { family, address, allocation, home, tcp, told: (0, 0), _ticket: ticket }))
     }
 
     fn open_reserved(&mut self, reserved: Reserved, allocation: usize) -> Option<OpenRelay> {
@@ -200,7 +217,15 @@ impl Server {
         match (self.relay_addresses.of(family), ticket) {
             (Some(ip), Some(ticket)) => {
                 let address = SocketAddr::new(ip, port);
-                Some(self.enter(Relay { family, address, allocation, home, told: (0, 0), _ticket: ticket }))
+                Some(self.enter(Relay {
+                    family,
+                    address,
+                    allocation,
+                    home,
+                    tcp: false,
+                    told: (0, 0),
+                    _ticket: ticket,
+                }))
             }
             _ => {
                 self.give_port(family, port, home);
@@ -210,8 +235,8 @@ impl Server {
     }
 
     fn enter(&mut self, relay: Relay) -> OpenRelay {
-        let (family, port) = (relay.family, relay.address.port());
-        OpenRelay { relay: RelayId(self.relays.insert(relay) as u32), family, port }
+        let (family, port, tcp) = (relay.family, relay.address.port(), relay.tcp);
+        OpenRelay { relay: RelayId(self.relays.insert(relay) as u32), family, port, tcp }
     }
 
     /// The driver has opened the relay socket that it was asked for, or could not (`false`). The
@@ -255,7 +280,8 @@ impl Server {
         }
         let Some(step) = opening.next.take() else { return Ok(None) };
         let user = self.user_of(index);
-        let result = self.take_ticket(&user).and_then(|ticket| self.open(step, index, ticket));
+        let tcp = self.allocations.get(index).is_some_and(|a| a.connections.is_some());
+        let result = self.take_ticket(&user).and_then(|ticket| self.open(step, index, ticket, tcp));
         match (result, step) {
             (Ok(open), _) => {
                 (opening.step, opening.relay, opening.attempts) = (step, open.relay, 1);
@@ -282,11 +308,11 @@ impl Server {
             .filter(|_| opening.attempts < ATTEMPTS)
             .and_then(|wanted| self.ports[family as usize].take(wanted, &mut self.rng));
         if let (Some(port), Some(relay)) = (port, self.relays.get_mut(opening.relay.0 as usize)) {
-            let refused = relay.address.port();
+            let (refused, tcp) = (relay.address.port(), relay.tcp);
             relay.address.set_port(port);
             self.ports[family as usize].give(refused);
             opening.attempts += 1;
-            return Ok(Some(OpenRelay { relay: opening.relay, family, port }));
+            return Ok(Some(OpenRelay { relay: opening.relay, family, port, tcp }));
         }
         if matches!(opening.step, Step::Additional(_)) {
             self.forget(opening.relay);
@@ -325,12 +351,7 @@ impl Server {
             let mut w = Writer::new(reply, Class::Error, Method::ALLOCATE, allocation.transaction);
             w.error_code(code, false);
             self.software(Method::ALLOCATE, &mut w);
-            let key = allocation.key.expose();
-            if opening.sha256 {
-                w.integrity_sha256(key)
-            } else {
-                w.integrity_sha1(key)
-            };
+            allocation.protect(&mut w, opening.sha256);
         }
         if let Some(allocation) = self.allocations.get_mut(index) {
             allocation.opening = Some(Box::new(opening));
@@ -377,6 +398,7 @@ impl Server {
             channels: Vec::new(),
             token: None,
             address_error: None,
+            connections: None,
             opening: None,
         }
     }
@@ -414,12 +436,7 @@ impl Server {
             w.raw(attr::ADDRESS_ERROR_CODE, &[family.number(), 0, (code / 100) as u8, (code % 100) as u8]);
         }
         self.software(Method::ALLOCATE, &mut w);
-        let key = allocation.key.expose();
-        if sha256 {
-            w.integrity_sha256(key)
-        } else {
-            w.integrity_sha1(key)
-        };
+        allocation.protect(&mut w, sha256);
     }
 
     /// An alternate of the client's family (RFC 8489, section 14.15).

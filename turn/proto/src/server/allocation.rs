@@ -2,8 +2,11 @@
 
 use super::{Flow, RelayId};
 use crate::{
-    ErrorCode, LongTermKey, PasswordAlgorithm, PeerPolicy, TransactionId, Verdict, attributes::Family,
-    ports::Wanted, quotas::Ticket, reservations::Reserved,
+    ErrorCode, LongTermKey, PasswordAlgorithm, PeerPolicy, TransactionId, Verdict, Writer,
+    attributes::{ConnectionId, Family},
+    ports::Wanted,
+    quotas::Ticket,
+    reservations::Reserved,
 };
 use std::{
     net::{IpAddr, SocketAddr},
@@ -37,6 +40,8 @@ pub(super) struct Allocation {
     /// The port that was reserved with it, and the failure of its second family, for retransmissions.
     pub(super) token: Option<[u8; 8]>,
     pub(super) address_error: Option<(Family, ErrorCode)>,
+    /// Connections with peers; `Some` for a TCP allocation (RFC 6062), which relays nothing else.
+    pub(super) connections: Option<Vec<ConnectionId>>,
     /// `Some` until all its relay sockets are open.
     pub(super) opening: Option<Box<Opening>>,
 }
@@ -68,6 +73,7 @@ pub(super) struct Relay {
     pub(super) allocation: usize,
     /// The worker whose share the port is of.
     pub(super) home: u16,
+    pub(super) tcp: bool,
     /// A second, and how many ICMP messages the client was told of in it.
     pub(super) told: (u64, u8),
     /// Counts it in its user's quota.
@@ -110,6 +116,15 @@ pub(super) struct Opening {
 }
 
 impl Allocation {
+    /// Protects a response with the allocation's own key.
+    pub(super) fn protect(&self, w: &mut Writer<'_>, sha256: bool) {
+        if sha256 {
+            w.integrity_sha256(self.key.expose())
+        } else {
+            w.integrity_sha1(self.key.expose())
+        };
+    }
+
     pub(super) fn relay_for(&self, ip: &IpAddr) -> Option<RelayId> {
         self.relays[Family::of(ip) as usize]
     }

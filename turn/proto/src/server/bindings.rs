@@ -56,6 +56,10 @@ impl Server {
             return Err(ErrorCode::BadRequest);
         }
         let allocation = self.allocations.get_mut(index).ok_or(ErrorCode::AllocationMismatch)?;
+        if allocation.connections.is_some() {
+            // channels are for datagrams (RFC 6062, section 3)
+            return Err(ErrorCode::BadRequest);
+        }
         allocation.channels.retain(|channel| channel.expires > now);
         if allocation.channels.iter().any(|c| (c.number == number) != (c.peer == peer)) {
             return Err(ErrorCode::BadRequest);

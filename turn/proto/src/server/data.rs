@@ -60,6 +60,9 @@ impl Server {
         let Some(allocation) = self.find(flow).and_then(|index| self.allocations.get(index)) else {
             return self.drop(Drop::NoAllocation);
         };
+        if allocation.connections.is_some() {
+            return self.drop(Drop::Unexpected);
+        }
         let permission = allocation.permission(&peer.ip(), now.instant);
         let (Some(permission), Some(relay)) = (permission, allocation.relay_for(&peer.ip())) else {
             return self.drop(Drop::NoPermission);
@@ -165,7 +168,7 @@ impl Server {
         Some(allocation.flow)
     }
 
-    fn may_exchange(&self, verdict: Verdict, peer: SocketAddr) -> bool {
+    pub(super) fn may_exchange(&self, verdict: Verdict, peer: SocketAddr) -> bool {
         match verdict {
             Verdict::Allowed => peer.port() != 0,
             Verdict::RelayPortsOnly => self.peers.relay_ports.contains(peer.port()),

@@ -4,6 +4,7 @@ mod allocate;
 mod allocation;
 mod auth;
 mod bindings;
+mod connections;
 mod data;
 mod refresh;
 mod requests;
@@ -11,7 +12,7 @@ mod timers;
 
 use crate::{
     PeerPolicy, PortRange, Quotas, Reservations, Transport,
-    attributes::Family,
+    attributes::{ConnectionId, Family},
     budget::{ErrorBudget, Rate},
     channel_data::Channels,
     counters::{Counters, Drop},
@@ -20,12 +21,13 @@ use crate::{
 };
 use ahash::RandomState;
 use allocation::{Allocation, Relay};
+use connections::PeerConnection;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use rtc_credentials::{KeyId, KeyRing};
 use slab::Slab;
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
+    collections::{BinaryHeap, HashMap, VecDeque},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
@@ -112,6 +114,8 @@ pub struct Config {
     pub max_lifetime: Duration,
     /// Permissions, and likewise channels, that one allocation may hold.
     pub max_permissions: usize,
+    /// Connections with peers, pending and active, that one TCP allocation may hold.
+    pub max_connections: usize,
     /// Errors that an unauthenticated prefix may cause.
     pub error_rate: Rate,
     /// The channel numbers that may be bound.
@@ -133,6 +137,7 @@ impl Config {
             default_lifetime: Duration::from_secs(600),
             max_lifetime: Duration::from_secs(3600),
             max_permissions: 256,
+            max_connections: 64,
             error_rate: Rate::default(),
             channels: Channels::default(),
             stun_only: false,
@@ -149,6 +154,8 @@ pub struct OpenRelay {
     pub family: Family,
     /// Its port.
     pub port: u16,
+    /// Whether it listens for TCP connections (RFC 6062); otherwise it is for UDP.
+    pub tcp: bool,
 }
 
 /// What to do about a client's message.
@@ -171,6 +178,26 @@ pub enum ClientAction<'p> {
     },
     /// Open this relay socket and call [`Server::relay_opened`].
     Open(OpenRelay),
+    /// Connect to the peer from the relay socket's address, and call [`Server::connected`].
+    Connect {
+        /// What to call it.
+        connection: ConnectionId,
+        /// From where.
+        relay: RelayId,
+        /// To whom.
+        peer: SocketAddr,
+    },
+    /// Send the reply; what follows on this stream is data for that connection, and what the
+    /// connection's peer sends goes to this stream.
+    Bind {
+        /// The peer's side.
+        connection: ConnectionId,
+    },
+    /// Let that worker handle the message, and all that follows on this stream.
+    HandOver {
+        /// By its [`Share::index`].
+        worker: u16,
+    },
 }
 
 /// One worker's server.
@@ -195,6 +222,9 @@ pub struct Server {
     many_timers: usize,
     generation: u64,
     closed: Vec<RelayId>,
+    connections: HashMap<ConnectionId, PeerConnection, RandomState>,
+    closed_connections: Vec<ConnectionId>,
+    notices: VecDeque<(Flow, Vec<u8>)>,
     budget: ErrorBudget,
     counters: Counters,
     key_uses: HashMap<KeyId, u64>,
@@ -233,6 +263,9 @@ impl Server {
             many_timers: timers::FEW,
             generation: 0,
             closed: Vec::new(),
+            connections: HashMap::with_hasher(hasher.clone()),
+            closed_connections: Vec::new(),
+            notices: VecDeque::new(),
             budget: ErrorBudget::new(config.error_rate, hasher),
             counters: Counters::default(),
             key_uses: HashMap::new(),
@@ -253,6 +286,7 @@ impl Server {
             allocation.enforce(&peers);
         }
         self.peers = peers;
+        self.enforce_on_connections();
     }
 
     /// Takes new relayed addresses, for new allocations.
@@ -275,6 +309,12 @@ impl Server {
     /// The driver's part of the counters: packets that it could not send.
     pub fn count_drop(&mut self, why: Drop) {
         self.counters.dropped(why);
+    }
+
+    /// The driver's part of the counters: bytes between clients over `transport` and TCP peers.
+    pub fn count_data(&mut self, transport: Transport, to_peer: usize, to_client: usize) {
+        self.counters.to_peers[transport as usize].bytes += to_peer as u64;
+        self.counters.to_clients[transport as usize].bytes += to_client as u64;
     }
 
     /// How many allocations each key of the ring began.
@@ -344,6 +384,10 @@ impl Server {
         self.last = None;
         if allocation.opening.is_none() {
             self.counters.live -= 1;
+        }
+        // RFC 6062, section 5.5
+        for id in allocation.connections.into_iter().flatten() {
+            self.close_connection(id);
         }
         for relay in allocation.relays.into_iter().flatten() {
             self.close(relay);

@@ -59,7 +59,9 @@ impl Server {
         let Some(allocation) = self.allocations.get_mut(index) else { return };
         allocation.permissions.retain(|p| Family::of(&p.ip) != family);
         allocation.channels.retain(|c| Family::of(&c.peer.ip()) != family);
-        if let Some(relay) = allocation.relays[family as usize].take() {
+        let relay = allocation.relays[family as usize].take();
+        self.close_connections_of(index, family);
+        if let Some(relay) = relay {
             self.close(relay);
         }
     }

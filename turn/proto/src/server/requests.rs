@@ -1,8 +1,9 @@
 //! From a packet to a method, and from a result to a response.
 
-use super::{ClientAction, Flow, Now, Server, auth, auth::Authenticated};
+use super::{ClientAction, Flow, Now, Server, auth, auth::Authenticated, is_stream};
 use crate::{
-    Class, Drop, ErrorCode, Message, Method, ParseError, TransactionId, Transport, Writer, attributes as attr,
+    Class, Drop, ErrorCode, Message, Method, ParseError, TransactionId, Transport, Writer,
+    attributes::{self as attr, ConnectionId},
 };
 
 /// Comprehension-required attributes that this server knows (RFC 8489, section 14).
@@ -28,6 +29,7 @@ const KNOWN: &[u16] = &[
     attr::USERHASH,
     attr::XOR_MAPPED_ADDRESS,
     attr::RESERVATION_TOKEN,
+    attr::CONNECTION_ID,
 ];
 
 /// Unknown attributes that one response lists at most, so that it stays smaller than its request.
@@ -105,7 +107,16 @@ impl Server {
         reply: &mut Vec<u8>,
     ) -> ClientAction<'p> {
         let allocation = self.find(flow);
-        let who = match self.authenticate(now, flow, message, allocation) {
+        let mut known = allocation;
+        if let (Method::CONNECTION_BIND, None, Ok(Some(id))) =
+            (message.method(), allocation, message.get::<ConnectionId>())
+        {
+            if let Some(worker) = self.elsewhere(flow, id) {
+                return ClientAction::HandOver { worker };
+            }
+            known = self.allocation_of(id);
+        }
+        let who = match self.authenticate(now, flow, message, known) {
             Ok(who) => who,
             Err(code) => return self.refuse_stranger(now, flow, message.method(), message.id(), code, reply),
         };
@@ -115,8 +126,14 @@ impl Server {
         let request = Request { message, flow, now, who };
         let result = match (message.method(), allocation) {
             (Method::ALLOCATE, existing) => return self.allocate(request, existing, reply),
-            (Method::REFRESH | Method::CREATE_PERMISSION | Method::CHANNEL_BIND, None) => {
+            (Method::REFRESH | Method::CREATE_PERMISSION | Method::CHANNEL_BIND | Method::CONNECT, None) => {
                 Err(ErrorCode::AllocationMismatch)
+            }
+            (Method::CONNECTION_BIND, None) if is_stream(flow.transport) => {
+                match self.connection_bind(&request, reply) {
+                    Ok(action) => return action,
+                    Err(code) => Err(code),
+                }
             }
             (method, Some(index)) => match self.allocations.get(index) {
                 Some(a) if a.opening.is_some() => Err(ErrorCode::AllocationMismatch),
@@ -126,6 +143,10 @@ impl Server {
                     Method::REFRESH => self.refresh(&request, index, reply),
                     Method::CREATE_PERMISSION => self.create_permission(&request, index, reply),
                     Method::CHANNEL_BIND => self.channel_bind(&request, index, reply),
+                    Method::CONNECT => match self.connect(&request, index) {
+                        Ok(action) => return action,
+                        Err(code) => Err(code),
+                    },
                     _ => Err(ErrorCode::BadRequest),
                 },
             },

@@ -3,6 +3,7 @@
 //! what lives, whatever clients begin and end.
 
 use super::{Now, Server};
+use crate::ConnectionId;
 use std::{cmp::Reverse, time::Instant};
 
 /// Timers that nobody minds.
@@ -14,6 +15,7 @@ pub(super) enum Timer {
     /// By index and generation.
     Allocation(usize, u64),
     Reservation([u8; 8]),
+    Connection(ConnectionId),
 }
 
 impl Server {
@@ -41,6 +43,7 @@ impl Server {
                     }
                     _ => self.remove(index),
                 },
+                Timer::Connection(id) => self.connection_timeout(id),
                 Timer::Reservation(token) => {
                     if let Some(reserved) = self.reservations.expire(&token) {
                         self.give_port(reserved.family, reserved.port, reserved.home);
@@ -79,6 +82,7 @@ impl Server {
                 self.allocations.get(index).is_some_and(|a| a.generation == generation && a.due == at)
             }
             Timer::Reservation(token) => self.reservations.holds(&token),
+            Timer::Connection(id) => self.connection_due(id) == Some(at),
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use rtc_credentials::{Credential, Key, KeyRing, KeyState, Secret, mint};
 use rtc_turn_proto::{
-    ClientAction, Config, Flow, Limits, Nonces, Now, OpenRelay, PeerPolicy, PortRange, Quotas,
+    ClientAction, Config, ConnectionId, Flow, Limits, Nonces, Now, OpenRelay, PeerPolicy, PortRange, Quotas,
     RelayAddresses, RelayId, Reservations, Server, Share, Transport,
     client::{Answer, Client},
 };
@@ -23,6 +23,9 @@ pub enum Outcome {
     Nothing,
     Reply(Vec<u8>),
     Relayed { from_port: u16, peer: SocketAddr, payload: Vec<u8> },
+    Connect { connection: ConnectionId, from_port: u16, peer: SocketAddr },
+    Bound { connection: ConnectionId, reply: Vec<u8> },
+    HandOver { worker: u16 },
 }
 
 pub struct World {
@@ -34,6 +37,12 @@ pub struct World {
     pub open: BTreeMap<RelayId, OpenRelay>,
     /// Ports that the system refuses.
     pub busy: BTreeSet<u16>,
+    /// What clients were told without having asked just then.
+    pub notices: Vec<(Flow, Vec<u8>)>,
+    /// Connections with peers, on their way or open.
+    pub connections: BTreeSet<ConnectionId>,
+    /// Those that are on their way.
+    pub connecting: BTreeSet<ConnectionId>,
     start: Instant,
     /// How many were made; seeds their transaction ids.
     clients: Cell<u64>,
@@ -73,6 +82,11 @@ pub fn flow(n: u16) -> Flow {
     }
 }
 
+/// The flow of a client over TCP.
+pub fn stream(n: u16) -> Flow {
+    Flow { transport: Transport::Tcp, link: u64::from(n), ..flow(n) }
+}
+
 pub fn peer(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
@@ -110,8 +124,10 @@ impl World {
         let server = Server::new(config, keys, peers, Arc::clone(&quotas), reservations, addresses, [3; 32]);
         let start = Instant::now();
         let now = Now { instant: start, unix: EPOCH };
-        let (open, busy) = (BTreeMap::new(), BTreeSet::new());
-        Self { server, quotas, ring, now, open, busy, start, clients: Cell::new(0) }
+        let (open, busy, connections) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
+        let (notices, clients) = (Vec::new(), Cell::new(0));
+        let connecting = BTreeSet::new();
+        Self { server, quotas, ring, now, open, busy, notices, connections, connecting, start, clients }
     }
 
     pub fn pass(&mut self, seconds: u64) {
@@ -153,6 +169,17 @@ impl World {
                 let from_port = self.open.get(&relay).expect("relayed from a socket that is not open").port;
                 Outcome::Relayed { from_port, peer, payload: payload.to_vec() }
             }
+            ClientAction::Connect { connection, relay, peer } => {
+                self.connections.insert(connection);
+                self.connecting.insert(connection);
+                let from_port = self.open.get(&relay).expect("connected from a socket that is not open").port;
+                Outcome::Connect { connection, from_port, peer }
+            }
+            ClientAction::Bind { connection } => {
+                assert!(self.connections.contains(&connection), "bound to a connection that is not open");
+                Outcome::Bound { connection, reply }
+            }
+            ClientAction::HandOver { worker } => Outcome::HandOver { worker },
             ClientAction::Open(_) => unreachable!(),
         };
         self.close();
@@ -193,10 +220,60 @@ impl World {
         self.server.encode_to_client(&route, payload, &mut out).then_some(out)
     }
 
-    fn close(&mut self) {
+    /// What became of a connection that the server asked for.
+    pub fn connected(&mut self, id: ConnectionId, opened: bool) -> bool {
+        let wanted = self.server.connected(self.now, id, opened);
+        self.connecting.remove(&id);
+        if !wanted {
+            self.connections.remove(&id);
+        }
+        self.close();
+        wanted
+    }
+
+    /// A peer connects to a relay socket.
+    pub fn peer_connects(&mut self, relayed: SocketAddr, peer: SocketAddr) -> Option<ConnectionId> {
+        let open = self.open.values().find(|open| open.port == relayed.port())?;
+        let id = self.server.accepted(self.now, open.relay, peer);
+        self.connections.extend(id);
+        self.close();
+        id
+    }
+
+    /// A data connection ends.
+    pub fn connection_ends(&mut self, id: ConnectionId) {
+        self.server.connection_gone(id);
+        self.connections.remove(&id);
+        self.close();
+    }
+
+    /// Sends a request that brings forth no answer at once; answers one challenge.
+    pub fn begin(
+        &mut self,
+        flow: &Flow,
+        client: &mut Client,
+        request: impl Fn(&mut Client) -> Vec<u8>,
+    ) -> Outcome {
+        for _ in 0..2 {
+            let packet = request(client);
+            match self.send(flow, &packet) {
+                Outcome::Reply(reply) if client.read(&reply) == Answer::Challenged => {}
+                outcome => return outcome,
+            }
+        }
+        panic!("challenged twice")
+    }
+
+    pub fn close(&mut self) {
         while let Some(id) = self.server.poll_closed() {
             self.open.remove(&id);
         }
+        while let Some(id) = self.server.poll_closed_connection() {
+            self.connections.remove(&id);
+        }
+        self.connecting.retain(|id| self.connections.contains(id));
+        self.notices.extend(std::iter::from_fn(|| self.server.poll_notice()));
+        assert_eq!(self.connections.len(), self.server.peer_connections(), "connections and entries agree");
         assert_eq!(self.open.len(), self.server.open_relays(), "sockets and entries agree");
     }
 

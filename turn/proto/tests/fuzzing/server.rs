@@ -275,6 +275,7 @@ impl Story {
                 self.relayed(n, packet, peer);
                 None
             }
+            Outcome::Connect { .. } | Outcome::Bound { .. } | Outcome::HandOver { .. } => None,
         }
     }
 

@@ -1,7 +1,9 @@
 //! What each request gets (RFC 8656, sections 5 to 12).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "../common/mod.rs"]
 mod common;
+mod tcp_allocations;
 
 use common::{Outcome, World, flow, peer, policy, ring};
 use rtc_turn_proto::{
@@ -240,7 +242,7 @@ fn each_malformed_allocate_gets_the_code_of_its_fault() {
     type Case<'a> = (u16, Vec<(u16, &'a [u8])>);
     let cases: Vec<Case<'_>> = vec![
         (400, vec![]),
-        (442, vec![(attr::REQUESTED_TRANSPORT, &[6, 0, 0, 0])]),
+        (442, vec![(attr::REQUESTED_TRANSPORT, &[132, 0, 0, 0])]),
         (442, vec![(attr::REQUESTED_TRANSPORT, &[99, 0, 0, 0])]),
         (400, vec![(attr::REQUESTED_TRANSPORT, &[17])]),
         (420, vec![udp, (0x7FFF, &[])]),
