@@ -185,6 +185,7 @@ async fn start_turn(
         realm: spec.realm.clone(),
         listeners: Vec::new(),
         relay_ports,
+        stun_only: false,
         nodes: vec![FleetNode { node: NODE.into(), addresses: vec![address], serving: true }],
     };
     let file = home.join("turn.json");

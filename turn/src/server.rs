@@ -138,7 +138,7 @@ impl Server {
         };
         let ring = match (&config.keys, &key_files) {
             (Keys::Ring(ring), _) => ring.clone(),
-            (Keys::Dir(_), Some(files)) => KeyRing::from_files(&files.borrow())?,
+            (Keys::Dir(_), Some(files)) => read_ring(&files.borrow(), config.stun_only)?,
             (Keys::Dir(_), None) => KeyRing::default(),
         };
         let (fleet_files, fleet) = follow_fleet(&config)?;
@@ -257,6 +257,14 @@ fn follow_tls(config: &Config) -> Result<(TlsFiles, Option<Arc<Certificate>>), S
     Ok((Some((certificate, key)), Some(parsed)))
 }
 
+/// The ring of a directory. For STUN alone, one that holds no more than the admin token will do.
+fn read_ring(files: &watch::Files, stun_only: bool) -> Result<KeyRing, RingError> {
+    match KeyRing::from_files(files) {
+        Err(RingError::Empty(_)) if stun_only => Ok(KeyRing::default()),
+        ring => ring,
+    }
+}
+
 type FleetFiles = Option<signal::Receiver<watch::Files>>;
 
 fn follow_fleet(config: &Config) -> Result<(FleetFiles, Option<Fleet>), StartError> {
@@ -291,7 +299,7 @@ fn spawn_tasks(
         let this = Arc::clone(shared);
         until_stopped(shared, async move {
             while files.changed().await.is_ok() {
-                let ring = KeyRing::from_files(&files.borrow_and_update());
+                let ring = read_ring(&files.borrow_and_update(), this.config.stun_only);
                 match ring {
                     Ok(ring) => this.set_keys(ring),
                     Err(error) => this.cannot_reload(KEYS, error.to_string()),

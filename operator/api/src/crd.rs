@@ -178,7 +178,7 @@ mod tests {
         let crd = crd();
         let version = json!(crd.spec.versions[0]);
         let turn = &version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["turn"];
-        assert_eq!(turn["x-kubernetes-validations"].as_array().map(Vec::len), Some(6));
+        assert_eq!(turn["x-kubernetes-validations"].as_array().map(Vec::len), Some(7));
         assert_eq!(version["additionalPrinterColumns"].as_array().map(Vec::len), Some(7));
         assert_eq!(crd.spec.names.short_names, Some(vec!["rtc".to_owned()]));
     }

@@ -160,6 +160,16 @@ pub const RULES: &[Rule] = &[
         },
     },
     Rule {
+        path: "spec.turn",
+        cel: "self.mode != 'STUNOnly' || self.listeners.exists(l, l.transport == 'UDP')",
+        message: "mode STUNOnly needs a listener with transport UDP, as stun: URIs are for UDP; write for example \
+                  {name: udp, transport: UDP, port: 3478}",
+        holds: |spec| {
+            spec.turn.relays()
+                || spec.turn.listeners.iter().any(|l| l.transport == crate::spec::Transport::Udp)
+        },
+    },
+    Rule {
         path: "spec.turn.addresses",
         cel: "self.families.all(a, self.families.exists_one(b, a == b))",
         message: "families names one twice; write for example [IPv4, IPv6]",

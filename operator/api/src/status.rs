@@ -151,6 +151,6 @@ pub struct KeyStatus {
 pub struct Endpoints {
     /// URLs of the signaling Service.
     pub signaling: Vec<String>,
-    /// `turn:` and `turns:` URIs of the nodes that serve: at most 32.
+    /// `turn:` and `turns:` URIs of the nodes that serve, or `stun:` with mode `STUNOnly`: at most 32.
     pub turn: Vec<String>,
 }

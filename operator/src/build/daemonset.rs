@@ -46,7 +46,7 @@ pub fn template_of(daemonset: &Value) -> &str {
 fn template(build: &Build<'_>) -> Value {
     let spec = &build.cluster.spec;
     let turn = &spec.turn;
-    let mut files = pod::files(build);
+    let mut files = if turn.relays() { pod::files(build) } else { pod::admin_token(build) };
     if let Some(secret) = turn_certificate(spec) {
         files.secret("tls", &secret.name, &[CERTIFICATE, KEY]);
     }
@@ -120,12 +120,7 @@ fn args(build: &Build<'_>) -> Vec<String> {
         _ => "$(HOST_IP)",
     };
     args.extend([
-        "--relay-address=$(HOST_IP)".to_owned(),
-        format!("--relay-ports={}-{}", turn.relay_ports.min, turn.relay_ports.max),
-        format!("--realm={}", turn.realm),
         format!("--keys={KEYS_DIR}"),
-        format!("--fleet-file={TURN_DIR}/{}", super::configmap::FILE),
-        "--node=$(NODE_NAME)".to_owned(),
         format!("--admin={host}:{}", admin_port(build)),
         // Within the grace period, so that the last allocations end by refusal rather than by a kill.
         format!("--drain-timeout={}s", GRACE - 5),
@@ -133,6 +128,17 @@ fn args(build: &Build<'_>) -> Vec<String> {
     if turn_certificate(&build.cluster.spec).is_some() {
         args.extend(pod::certificate_args());
     }
+    if !turn.relays() {
+        args.push("--stun-only".to_owned());
+        return args;
+    }
+    args.extend([
+        "--relay-address=$(HOST_IP)".to_owned(),
+        format!("--relay-ports={}-{}", turn.relay_ports.min, turn.relay_ports.max),
+        format!("--realm={}", turn.realm),
+        format!("--fleet-file={TURN_DIR}/{}", super::configmap::FILE),
+        "--node=$(NODE_NAME)".to_owned(),
+    ]);
     args.extend(turn.peers.allow.iter().map(|range| format!("--allow-peer={}", range.as_str())));
     args.extend(turn.peers.deny.iter().map(|range| format!("--deny-peer={}", range.as_str())));
     if turn.quotas.allocations > 0 {

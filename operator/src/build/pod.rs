@@ -1,5 +1,6 @@
 //! What all pods have in common: how they are locked down, and how the manifest's own wishes are merged in.
 
+use rtc_credentials::ADMIN_TOKEN_FILE;
 use rtc_operator_api::spec::PodTemplate;
 use serde_json::{Map, Value, json};
 
@@ -62,6 +63,14 @@ impl Files {
         );
         self.mounts.push(json!({"name": name, "mountPath": format!("/etc/rtc/{name}"), "readOnly": true}));
     }
+}
+
+/// The token of the admin port alone, for pods that need no keys.
+#[must_use]
+pub fn admin_token(build: &Build<'_>) -> Files {
+    let mut files = Files { volumes: Vec::new(), mounts: Vec::new() };
+    files.secret("keys", &build.object_name("keys"), &[ADMIN_TOKEN_FILE]);
+    files
 }
 
 /// The mounted key ring and fleet.

@@ -49,8 +49,9 @@ pub fn facts(
 ) -> Vec<Fact> {
     let signaling = signaling(plan, counts);
     let turn = turn(plan, counts);
-    let keys = keys(plan);
-    let ready = ready(verdict, &signaling, &turn);
+    let relays = cluster.spec.turn.relays();
+    let keys = keys(plan, relays);
+    let ready = ready(verdict, &signaling, &turn, relays);
     let progressing = progressing(plan, counts, &keys);
     let mut facts = vec![
         ready,
@@ -99,17 +100,15 @@ pub(super) fn fact(kind: &'static str, is: bool, reason: &'static str, message: 
     Fact { kind, is, reason, message: message.into() }
 }
 
-fn ready(verdict: &Verdict, signaling: &Fact, turn: &Fact) -> Fact {
+fn ready(verdict: &Verdict, signaling: &Fact, turn: &Fact, relays: bool) -> Fact {
     const KIND: &str = "Ready";
     if !verdict.violations.is_empty() {
         return fact(KIND, false, "InvalidSpec", "see condition Degraded");
     }
-    if !verdict.refused.is_empty() {
-        return fact(KIND, false, "FieldNotSupported", "see condition Degraded");
-    }
     match [signaling, turn].into_iter().find(|part| !part.is) {
         Some(part) => fact(KIND, false, part.reason, part.message.clone()),
-        None => fact(KIND, true, "Available", "clients can join rooms and relay"),
+        None if relays => fact(KIND, true, "Available", "clients can join rooms and relay"),
+        None => fact(KIND, true, "Available", "clients can join rooms and learn their addresses"),
     }
 }
 
@@ -151,12 +150,6 @@ fn degraded(plan: &Plan, verdict: &Verdict, error: Option<&Error>) -> Fact {
             "InvalidSpec",
             format!("nothing is changed until this is: {}", list.join("; ")),
         );
-    }
-    if !verdict.refused.is_empty() {
-        let list = verdict.refused.join(", ");
-        let message =
-            format!("not supported yet, and not safe to go on without: {list}; remove it to proceed");
-        return fact(KIND, true, "FieldNotSupported", message);
     }
     if let Some(error) = error {
         return fact(KIND, true, error.reason(), error.to_string());
@@ -251,8 +244,11 @@ fn addresses(plan: &Plan) -> Fact {
     }
 }
 
-fn keys(plan: &Plan) -> Fact {
+fn keys(plan: &Plan, relays: bool) -> Fact {
     const KIND: &str = "KeyRingInSync";
+    if !relays {
+        return fact(KIND, true, "NotNeeded", "turn.mode is STUNOnly, which needs no keys");
+    }
     let revision = plan.ring.ring.revision;
     let all = plan.readers.verifiers.iter().chain(&plan.readers.signers);
     let late: Vec<_> = all.filter(|(_, read)| *read < revision).map(|(pod, _)| pod.as_str()).collect();

@@ -124,7 +124,9 @@ pub fn plan(
         rotate: cluster.annotations().get(ROTATE_ANNOTATION).cloned(),
         revoke: cluster.annotations().get(REVOKE_ANNOTATION).cloned(),
     };
-    let ring = if acts {
+    // STUN needs no keys: those that there are stay as they are.
+    let idle = !spec.turn.relays() && rotation::as_it_is(&observed.ring).ring.signing().is_some();
+    let ring = if acts && !idle {
         rotation::next(&observed.ring, &requests, &readers, &spec.credentials, observed.now)?
     } else {
         rotation::as_it_is(&observed.ring)
@@ -146,8 +148,12 @@ pub fn plan(
         }
         _ => BTreeMap::new(),
     };
-    let signing = ring.ring.signing().map(|key| key.id.to_string());
-    let nodes = nodes(cluster, observed, &moves, signing.as_deref());
+    let signing = match ring.ring.signing() {
+        _ if !spec.turn.relays() => Signing::Nobody,
+        Some(key) => Signing::Key(key.id.to_string()),
+        None => Signing::Lost,
+    };
+    let nodes = nodes(cluster, observed, &moves, &signing);
     let fleet = fleet(cluster, observed, &nodes, turn_waits.is_some());
     let files = format!("{}-{}{}", ring.ring.revision, fleet.revision, secrets::version(observed));
 
@@ -226,7 +232,10 @@ fn readers(cluster: &RtcCluster, observed: &Observed) -> Readers {
         .flat_map(|fleet| fleet.nodes.iter().filter(|node| node.serving).map(|node| node.node.as_str()))
         .collect();
     let verifies = |pod: &&TurnPod| {
-        !pod.terminating && pod.ready && pod.node.as_deref().is_some_and(|n| serving.contains(n))
+        cluster.spec.turn.relays()
+            && !pod.terminating
+            && pod.ready
+            && pod.node.as_deref().is_some_and(|n| serving.contains(n))
     };
     Readers {
         verifiers: observed
@@ -262,11 +271,21 @@ fn signaling_knows(observed: &Observed, fleet: &Fleet) -> bool {
     })
 }
 
+/// Who signs what TURN pods verify.
+enum Signing {
+    /// Nobody: they answer STUN, which needs no credentials.
+    Nobody,
+    /// A key that there should be, and is not.
+    Lost,
+    /// The key of this id.
+    Key(String),
+}
+
 fn nodes(
     cluster: &RtcCluster,
     observed: &Observed,
     moves: &BTreeMap<String, Move>,
-    signing: Option<&str>,
+    signing: &Signing,
 ) -> Vec<PlannedNode> {
     let mut by_node: BTreeMap<&str, &TurnPod> = BTreeMap::new();
     for pod in &observed.turn {
@@ -322,7 +341,7 @@ fn excluded(
     next: Option<&Move>,
     cordoned: bool,
     served: bool,
-    signing: Option<&str>,
+    signing: &Signing,
 ) -> Option<Reason> {
     let leaves = matches!(next, Some(Move::Mark | Move::Drain(_) | Move::Delete { .. }));
     let stays_out = pod.draining_since.is_some() && next != Some(&Move::Unmark);
@@ -338,7 +357,11 @@ fn excluded(
         return Some(Reason::NotReady(why));
     }
     let verifies = match &pod.report {
-        Some(report) => signing.is_some_and(|signing| report.ring.keys.iter().any(|key| key == signing)),
+        Some(report) => match signing {
+            Signing::Nobody => true,
+            Signing::Lost => false,
+            Signing::Key(signing) => report.ring.keys.contains(signing),
+        },
         // One unanswered question is no reason to send clients elsewhere.
         None => served,
     };
@@ -363,6 +386,7 @@ fn fleet(cluster: &RtcCluster, observed: &Observed, nodes: &[PlannedNode], waits
         // Clients are not sent to listeners that wait for a certificate.
         listeners: before.unwrap_or_else(|| listeners.collect()),
         relay_ports: PortRange { min: turn.relay_ports.min, max: turn.relay_ports.max },
+        stun_only: !turn.relays(),
         // Those that do not serve stay legitimate peers of those that do.
         nodes: nodes
             .iter()

@@ -1,5 +1,7 @@
 //! Reports. Written only when it says something else than before.
 
+use std::net::IpAddr;
+
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use kube::{
     Api, ResourceExt,
@@ -9,6 +11,7 @@ use kube::{
 use rtc_credentials::{Key, KeyState};
 use rtc_operator_api::{
     RtcCluster, RtcClusterStatus,
+    spec::{Listener, Transport},
     status::{Endpoints, KeyRingStatus, KeyStatus, NodeState, NodeStatus, SignalingStatus, TurnStatus},
 };
 use serde_json::{Value, json};
@@ -148,7 +151,7 @@ fn nodes(observed: &Observed, plan: &Plan) -> Vec<NodeStatus> {
 
 fn key_ring(cluster: &RtcCluster, observed: &Observed, plan: &Plan) -> Option<KeyRingStatus> {
     let ring = &plan.ring.ring;
-    if ring.keys.is_empty() {
+    if ring.keys.is_empty() || !cluster.spec.turn.relays() {
         return None;
     }
     let signing = ring.signing();
@@ -185,19 +188,26 @@ fn endpoints(cluster: &RtcCluster, plan: &Plan) -> Endpoints {
     let namespace = cluster.namespace().unwrap_or_default();
     let serving = plan.nodes.iter().filter(|node| node.serving);
     let turn = serving.flat_map(|node| {
-        node.addresses.iter().flat_map(|address| {
-            cluster.spec.turn.listeners.iter().map(move |listener| {
-                let host = if address.is_ipv6() { format!("[{address}]") } else { address.to_string() };
-                let scheme = if listener.transport.needs_tls() { "turns" } else { "turn" };
-                let transport = if listener.transport.over_udp() { "udp" } else { "tcp" };
-                format!("{scheme}:{host}:{}?transport={transport}", listener.port)
-            })
-        })
+        let listeners =
+            |address| cluster.spec.turn.listeners.iter().filter_map(move |l| uri(cluster, address, l));
+        node.addresses.iter().flat_map(listeners)
     });
     let mut signaling = routed(cluster);
     let (scheme, _) = service::port(&cluster.spec);
     signaling.push(format!("{scheme}://{}-signaling.{namespace}.svc", cluster.name_any()));
     Endpoints { signaling, turn: turn.take(MOST_ENDPOINTS).collect() }
+}
+
+/// How clients write a listener of a node; `None` where that is nothing that they could use.
+fn uri(cluster: &RtcCluster, address: &IpAddr, listener: &Listener) -> Option<String> {
+    let (transport, port) = (listener.transport, listener.port);
+    let host = if address.is_ipv6() { format!("[{address}]") } else { address.to_string() };
+    if !cluster.spec.turn.relays() {
+        return (transport == Transport::Udp).then(|| format!("stun:{host}:{port}"));
+    }
+    let scheme = if transport.needs_tls() { "turns" } else { "turn" };
+    let over = if transport.over_udp() { "udp" } else { "tcp" };
+    Some(format!("{scheme}:{host}:{port}?transport={over}"))
 }
 
 /// Where clients from outside are led in. Of a Gateway only the host is known, not whether it ends TLS.

@@ -3,7 +3,7 @@
 use rtc_operator_api::{
     RtcCluster,
     rules::{self, Violation},
-    spec::{AuthMode, TurnMode},
+    spec::AuthMode,
 };
 
 /// What was found.
@@ -11,9 +11,6 @@ use rtc_operator_api::{
 pub struct Verdict {
     /// Rules that are broken. Nothing is changed until they hold.
     pub violations: Vec<Violation>,
-    /// Fields that ask for protection that is not there yet. Nothing is changed until they are gone: to go on
-    /// without would leave open what was meant to be closed.
-    pub refused: Vec<String>,
     /// Fields that have no effect yet. All else is acted on.
     pub without_effect: Vec<String>,
     /// What is only for trying out.
@@ -24,7 +21,7 @@ impl Verdict {
     /// Whether the operator may act.
     #[must_use]
     pub fn acts(&self) -> bool {
-        self.violations.is_empty() && self.refused.is_empty()
+        self.violations.is_empty()
     }
 }
 
@@ -43,7 +40,6 @@ pub fn validate(cluster: &RtcCluster) -> Verdict {
     let list =
         |of: &[(bool, &str)]| of.iter().filter(|(is, _)| *is).map(|(_, what)| (*what).to_owned()).collect();
     let external = spec.redis.external.as_ref();
-    verdict.refused = list(&[(turn.mode == TurnMode::StunOnly, "turn.mode: STUNOnly")]);
     verdict.without_effect = list(&[(turn.addresses.stun_server.is_some(), "turn.addresses.stunServer")]);
     verdict.for_trying_out = list(&[
         (
@@ -67,13 +63,5 @@ mod tests {
         let verdict = validate(&RtcCluster::new("calls", Default::default()));
         assert!(verdict.acts() && verdict.without_effect.is_empty());
         assert_eq!(verdict.for_trying_out.len(), 2);
-    }
-
-    #[test]
-    fn protection_that_is_not_there_yet_is_never_left_out_in_silence() {
-        let mut cluster = RtcCluster::new("calls", Default::default());
-        cluster.spec.turn.mode = TurnMode::StunOnly;
-        assert_eq!(validate(&cluster).refused, ["turn.mode: STUNOnly"]);
-        assert!(!validate(&cluster).acts());
     }
 }

@@ -68,13 +68,31 @@ async fn what_no_pod_has_is_refused_and_said() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn protection_that_is_not_there_stops_everything() {
-    let world = World::new("refused", 1).await;
-    world.apply(json!({"turn": {"mode": "STUNOnly"}})).await;
+async fn stun_alone_needs_no_keys() {
+    let world = World::new("stun", 1).await;
+    world.apply(json!({"turn": {"mode": "STUNOnly"}, "credentials": {"ttl": "1s", "rotation": {"interval": "2s", "overlap": "1s"}}})).await;
+    let status = world.ready().await.status.unwrap();
+    assert_eq!(status.endpoints.unwrap().turn, ["stun:192.0.2.1:3478"]);
+    assert!(status.key_ring.is_none());
+    assert!(world.condition("KeyRingInSync").await.is_some_and(|(_, reason, _)| reason == "NotNeeded"));
+    assert!(world.fleet().await.stun_only);
+    let turn = json!(world.daemonset().await);
+    let volumes = turn.pointer("/spec/template/spec/volumes").unwrap();
+    let token = json!([{"key": ".admin-token", "path": ".admin-token"}]);
+    assert_eq!((volumes.as_array().unwrap().len(), &volumes[0]["secret"]["items"]), (1, &token));
+    // No key is replaced, however long its interval has been over.
+    let before = world.secret().await.unwrap().metadata.resource_version;
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    world.reconcile(2).await;
+    assert_eq!(world.secret().await.unwrap().metadata.resource_version, before);
+
+    // Back to relays, by keys that are made and read.
+    world.apply(json!({"turn": {"mode": "TURN"}})).await;
     world
-        .until("FieldNotSupported", async || {
-            world.condition("Degraded").await.is_some_and(|(_, reason, _)| reason == "FieldNotSupported")
+        .until("relays", async || {
+            let endpoints = world.cluster().await.status.unwrap().endpoints.unwrap().turn;
+            endpoints.first().is_some_and(|uri| uri.starts_with("turn:")) && !world.fleet().await.stun_only
         })
         .await;
-    assert!(world.secret().await.is_none());
+    world.ready().await;
 }

@@ -40,6 +40,10 @@ fn breaking() -> Vec<(&'static str, Value)> {
                 json!({"name": "b", "transport": "DTLS", "port": 1, "tls": tls("b")}),
             ]),
         ),
+        (
+            "mode STUNOnly needs a listener",
+            json!({"turn": {"mode": "STUNOnly", "listeners": [{"name": "a", "transport": "TCP", "port": 1}]}}),
+        ),
         ("families names one twice", json!({"turn": {"addresses": {"families": ["IPv6", "IPv6"]}}})),
         ("jwksURL is no URL", json!({"signaling": {"auth": {"mode": "JWT", "jwt": {"jwksURL": "issuer"}}}})),
         (

@@ -114,6 +114,9 @@ pub struct Fleet {
     pub listeners: Vec<FleetListener>,
     /// Where each node's relayed addresses are.
     pub relay_ports: PortRange,
+    /// Whether the nodes answer STUN alone, so that clients are told of no relay and need no credential.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stun_only: bool,
     /// Every node that has an address, serving or not.
     pub nodes: Vec<FleetNode>,
 }

@@ -40,7 +40,8 @@ impl fmt::Debug for IceServer {
 ///
 /// One `stun:` entry and one `turn:` entry for at most two serving nodes. Which two follows from the
 /// user's name by rendezvous hashing: users spread evenly, and when a node goes only its own users
-/// move. No serving node gives an empty list.
+/// move. No serving node gives an empty list. A fleet for STUN alone gives its `stun:` entry, which
+/// does not expire: the time is 0.
 ///
 /// # Errors
 /// [`MintError`].
@@ -52,6 +53,11 @@ pub fn ice_servers(
     now: u64,
 ) -> Result<(Vec<IceServer>, u64), MintError> {
     let nodes = pick(fleet, user);
+    if fleet.stun_only {
+        let urls: Vec<String> = nodes.iter().flat_map(|addresses| stun_uris(fleet, addresses)).collect();
+        let server = (!urls.is_empty()).then_some(IceServer { urls, username: None, credential: None });
+        return Ok((server.into_iter().collect(), 0));
+    }
     let turn: Vec<String> = nodes.iter().flat_map(|addresses| turn_uris(fleet, addresses)).collect();
     let stun: Vec<String> = nodes.iter().flat_map(|addresses| stun_uris(fleet, addresses)).collect();
     with_uris(stun, turn, ring, user, ttl, now)
@@ -141,6 +147,7 @@ mod tests {
                 FleetListener { transport: Transport::Tls, port: 5349 },
             ],
             relay_ports: PortRange::DYNAMIC,
+            stun_only: false,
             nodes: (1..=nodes)
                 .map(|n| FleetNode {
                     node: format!("w{n}"),
@@ -196,6 +203,18 @@ mod tests {
         let mut none = fleet(2);
         none.nodes.iter_mut().for_each(|n| n.serving = false);
         assert!(ask(&none, "alice").is_empty());
+    }
+
+    #[test]
+    fn a_fleet_for_stun_alone_names_no_relay_and_needs_no_key() {
+        let stun = Fleet { stun_only: true, ..fleet(1) };
+        let nobody = KeyRing::default();
+        let (servers, expires) =
+            ice_servers(&stun, &nobody, "alice", Duration::from_secs(60), 1_000).unwrap();
+        assert_eq!((servers.len(), expires), (1, 0));
+        assert_eq!(servers[0].urls, ["stun:192.0.2.1:3478"]);
+        assert_eq!((&servers[0].username, &servers[0].credential), (&None, &None));
+        assert!(stun.to_json().contains("stunOnly") && !fleet(1).to_json().contains("stunOnly"));
     }
 
     #[test]

@@ -95,3 +95,18 @@ async fn a_drain_has_nothing_to_wait_for() {
     server.drain(std::time::Duration::from_secs(600));
     within("the end", server.stopped()).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_directory_may_hold_the_admin_token_alone() {
+    let keys = tempfile::tempdir().unwrap();
+    std::fs::write(keys.path().join(".admin-token"), "north-by-northwest").unwrap();
+    let with_keys = Settings { keys: Some(keys.path().to_owned()), ..settings() };
+    let server = start(with_keys.resolve().unwrap()).await;
+    assert_eq!(admin(&server, "GET /readyz", None).await.0, 200);
+    assert_eq!(admin(&server, "GET /status", None).await.0, 401);
+    assert_eq!(admin(&server, "GET /status", Some("north-by-northwest")).await.0, 200);
+    // Whoever relays needs keys.
+    let relays = Settings { keys: Some(keys.path().to_owned()), stun_only: false, ..settings() };
+    let relays = Settings { relay_address: vec!["127.0.0.1".parse().unwrap()], ..relays };
+    assert!(rtc_turn::Server::start(relays.resolve().unwrap()).await.is_err());
+}

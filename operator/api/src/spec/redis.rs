@@ -39,8 +39,8 @@ impl Default for ManagedRedis {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct ExternalRedis {
     /// The key of a Secret that holds the URL: `redis://[user:password@]host:port[/database]`, or `rediss://`
-    /// for TLS. With `Sentinel` and `Cluster` it names one or more of the servers to ask first. A changed URL or
-    /// password is used without a restart.
+    /// for TLS; with `Sentinel` `redis://[user:password@]sentinel[:port],…/service`, and with `Cluster`
+    /// `redis://[user:password@]host[:port],…`. A changed URL or password is used without a restart.
     pub url_secret_ref: SecretKeyRef,
     /// How that Redis is run: `Standalone`, `Sentinel` or `Cluster`.
     #[serde(default)]

@@ -136,7 +136,8 @@ pub struct Jwt {
     /// What the token's `iss` must be. Any when left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub issuer: Option<String>,
-    /// What the token's `aud` must contain. Any when left out.
+    /// What the token's `aud` must contain. When left out, tokens that have an `aud` are refused: they are for
+    /// somebody else.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub audience: Option<String>,
 }

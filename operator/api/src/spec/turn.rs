@@ -11,7 +11,8 @@ use crate::{ADDRESS_ANNOTATION, Duration};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Turn {
-    /// `TURN` relays; `STUNOnly` only tells clients their address.
+    /// `TURN` relays; `STUNOnly` only tells clients their address: there are no keys, no rotation and no relay
+    /// ports then, and clients are given `stun:` URIs of the UDP listeners.
     pub mode: TurnMode,
     /// Which nodes run a TURN pod. All that take pods, unless this says otherwise.
     pub placement: Placement,
@@ -61,9 +62,18 @@ impl Default for Turn {
 }
 
 impl Turn {
+    /// Whether the servers relay.
+    #[must_use]
+    pub fn relays(&self) -> bool {
+        self.mode == TurnMode::Turn
+    }
+
     /// How many allocations a node can hold: one takes a relay port.
     #[must_use]
     pub fn allocations_per_node(&self) -> u32 {
+        if !self.relays() {
+            return 0;
+        }
         let ports = u32::from(self.relay_ports.max.saturating_sub(self.relay_ports.min)) + 1;
         match self.quotas.allocations {
             0 => ports,
