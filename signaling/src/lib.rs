@@ -11,6 +11,7 @@
 //! | [`outbox`], [`parcel`] | what waits for one client |
 //! | [`ice`] | `iceServers` with fresh credentials |
 //! | [`auth`] | who may connect, and what they may do |
+//! | `api` | what a backend may do with rooms |
 //! | [`guests`] | how many connections and joins an address may have |
 //! | [`tls`] | certificates that are renewed under open connections |
 //! | [`web`] | the demo page |
@@ -34,6 +35,7 @@
 //! ```
 
 pub mod admin;
+mod api;
 mod arrival;
 pub mod auth;
 pub mod dialect;

@@ -1,7 +1,7 @@
 //! A replica: everything that one process, or one of several replicas in a process, serves to clients.
 
 use crate::{
-    admin,
+    admin, api,
     arrival::{Arrival, sized},
     auth::{
         Origins, Policy,
@@ -216,6 +216,7 @@ impl Server {
             Router::new()
                 .route("/v1/connect", get(connect))
                 .merge(http::router())
+                .merge(api::router())
                 .merge(socketio::router())
                 .merge(peerjs::router())
                 .merge(ywebrtc::router())

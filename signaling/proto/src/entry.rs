@@ -121,7 +121,8 @@ pub struct Draft {
     pub from: MemberId,
     /// To whom alone, if not to all others.
     pub to: Option<MemberId>,
-    /// Under which request: for deduplication; of an [`Kind::Attached`] the connection epoch.
+    /// Under which request: for deduplication; of a [`Kind::Attached`] the connection epoch, of a
+    /// [`Kind::Left`] the reason.
     pub id: String,
     /// The frame from its fourth field on, with the closing brace.
     pub rest: String,
@@ -150,7 +151,7 @@ impl Draft {
     #[must_use]
     pub fn left(member: &MemberId, reason: Reason) -> Self {
         let rest = format!("\"member\":\"{member}\",\"reason\":\"{}\"}}", reason.as_str());
-        Self { kind: Kind::Left, from: member.clone(), to: None, id: "-".into(), rest }
+        Self { kind: Kind::Left, from: member.clone(), to: None, id: reason.as_str().into(), rest }
     }
 
     /// A session has a new connection.
@@ -197,7 +198,7 @@ pub struct Entry {
     pub from: MemberId,
     /// To whom alone, if not to all others.
     pub to: Option<MemberId>,
-    /// The request, as a word; of an [`Kind::Attached`] the connection epoch.
+    /// The request, as a word; of a [`Kind::Attached`] the connection epoch, of a [`Kind::Left`] the reason.
     pub id: String,
     /// The whole frame; empty for an [`Kind::Attached`].
     pub frame: String,

@@ -102,8 +102,10 @@ pub struct Signal {
 /// Something to pass on from outside of the room.
 #[derive(Clone, Debug)]
 pub struct Post {
-    /// The sender; every member but this one gets it.
+    /// The sender; no member but this one is left out.
     pub from: MemberId,
+    /// To whom; all if `None`.
+    pub to: Option<MemberId>,
     /// As in [`Signal`].
     pub id: String,
     /// JSON.

@@ -148,10 +148,13 @@ impl Room {
     /// Passes something on from outside.
     ///
     /// # Errors
-    /// [`Refusal::NoSuchMember`] when no member has a connection.
+    /// [`Refusal::NoSuchMember`] when it is for one who is not there, or no member has a connection.
     pub fn post(&mut self, post: Post) -> Result<Sent, Refusal> {
-        let somebody = self.members.values().any(|m| m.holder.is_some());
-        self.pass((post.from, post.id), None, &post.data, somebody)
+        let somebody = match &post.to {
+            Some(to) => self.members.contains_key(to),
+            None => self.members.values().any(|m| m.holder.is_some()),
+        };
+        self.pass((post.from, post.id), post.to.as_ref(), &post.data, somebody)
     }
 
     fn pass(
@@ -184,6 +187,15 @@ impl Room {
         self.authorize(member, self.which(member, conn))?;
         self.remove(member, reason);
         Ok(self.seq)
+    }
+
+    /// Every member leaves, as kicked: the oldest first.
+    pub fn close(&mut self) {
+        let mut all: Vec<_> = self.members.iter().map(|(id, m)| (m.since, id.clone())).collect();
+        all.sort();
+        for (_, member) in all {
+            self.remove(&member, Reason::Kicked);
+        }
     }
 
     /// A session's connection is gone; the session stays for a while.

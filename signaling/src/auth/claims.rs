@@ -1,6 +1,5 @@
 //! What a token says, and what it permits.
 
-use rtc_signaling_proto::RoomName;
 use serde::Deserialize;
 use std::str::FromStr;
 
@@ -154,17 +153,6 @@ impl Grant {
     pub fn permits(&self, what: Permission) -> bool {
         self.api.contains(&what)
     }
-
-    /// Whether a room as it is stored is among its own. Rooms of dialects that none but their own clients
-    /// enter have no name in common with others, and belong to who has all.
-    #[must_use]
-    pub fn covers(&self, room: &RoomName) -> bool {
-        if room.is_scoped() {
-            self.rooms.contains(&Pattern::Beginning(String::new()))
-        } else {
-            self.admits(room.as_str())
-        }
-    }
 }
 
 #[cfg(test)]
@@ -200,13 +188,6 @@ mod tests {
         ] {
             assert_eq!(grant.admits(name), admitted, "{name}");
         }
-    }
-
-    #[test]
-    fn rooms_of_a_dialect_belong_to_who_has_all() {
-        let room = RoomName::scoped("y-webrtc", &["x"]).unwrap();
-        assert!(grant(json!({"sub": "u", "exp": 1, "room": "*"})).unwrap().covers(&room));
-        assert!(!grant(json!({"sub": "u", "exp": 1, "rooms": ["y*", "x"]})).unwrap().covers(&room));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::{
 };
 use rtc_signaling_proto::{
     Kind, MemberId, close,
-    entry::Profile,
+    entry::{Profile, Reason},
     ops::{Held, View},
 };
 use std::{
@@ -80,7 +80,7 @@ impl Local {
                 false
             }
             Kind::Left if own => {
-                self.outbox.push(LAPSED);
+                self.outbox.push(if parcel.id == Reason::Kicked.as_str() { KICKED } else { LAPSED });
                 false
             }
             Kind::Joined if parcel.seq <= self.roster => true,
@@ -96,6 +96,9 @@ impl Local {
 
 /// What a client is told whose member was removed because its replica was not heard of.
 pub(crate) const LAPSED: Out = Out::Close(close::RESTART, "this server lost its hold on the session; resume");
+
+/// What a client is told whom somebody removed.
+const KICKED: Out = Out::Close(close::KICKED, "you were removed from the room");
 
 /// What has to be done after an entry was taken in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -283,7 +286,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
     use proptest::prelude::*;
-    use rtc_signaling_proto::entry::{Draft, Reason};
+    use rtc_signaling_proto::entry::Draft;
 
     fn member(name: &str) -> MemberId {
         name.parse().unwrap()

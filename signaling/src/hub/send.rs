@@ -50,7 +50,7 @@ impl Hub {
         id: String,
         data: String,
     ) -> Result<(), SignalError> {
-        let post = Post { from: from.clone(), id, data };
+        let post = Post { from: from.clone(), to: None, id, data };
         let before = std::time::Instant::now();
         match self.store.post(room, &post).await {
             Ok(_) => {
@@ -60,8 +60,8 @@ impl Hub {
             Err(StoreError::Refused(refusal)) => Err(refusal.into()),
             Err(StoreError::Unavailable(reason)) => {
                 tracing::debug!(%room, reason, "delivering on this replica only");
-                let Post { from, id, data } = post;
-                self.signal_here(room, Signal { from, conn: 0, to: None, id, data }).map(drop)
+                let Post { from, to, id, data } = post;
+                self.signal_here(room, Signal { from, conn: 0, to, id, data }).map(drop)
             }
         }
     }

@@ -206,6 +206,20 @@ impl MemoryStore {
         Ok(self.with_new(name, assert.max, |room| room.assert(assert.clone(), fresh, self.now())))
     }
 
+    pub(super) async fn close(&self, name: &RoomName) -> Outcome<()> {
+        self.with(name, |room| {
+            room.close();
+            Ok(())
+        })
+    }
+
+    pub(super) async fn rooms(&self, part: u32) -> Outcome<(Vec<(RoomName, usize)>, Option<u32>)> {
+        let Some(shard) = self.inner.shards.get(part as usize) else { return Ok((Vec::new(), None)) };
+        let rooms =
+            shard.rooms().iter().map(|(name, room)| (name.clone(), room.view().members.len())).collect();
+        Ok((rooms, ((part as usize) + 1 < SHARDS).then_some(part + 1)))
+    }
+
     pub(super) async fn once(&self, word: &str, remembered: Duration) -> Outcome<bool> {
         let until = self.now().saturating_add(u64::try_from(remembered.as_millis()).unwrap_or(u64::MAX));
         Ok(self.inner.words().insert(word.to_owned(), until).is_none())

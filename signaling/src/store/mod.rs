@@ -223,6 +223,23 @@ impl Store {
         both!(self, store => store.reap().await)
     }
 
+    /// See [`rtc_signaling_proto::Room::close`].
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn close(&self, room: &RoomName) -> Outcome<()> {
+        both!(self, store => store.close(room).await)
+    }
+
+    /// The rooms of one part of the store, from 0 on, each with how many members it has; and the next part,
+    /// if there is one. A room stays in its part.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn rooms(&self, part: u32) -> Outcome<(Vec<(RoomName, usize)>, Option<u32>)> {
+        both!(self, store => store.rooms(part).await)
+    }
+
     /// Whether a word is met for the first time, on any replica. It is forgotten after a while.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 #[macro_use]
 mod support;
 
+mod api;
 mod auth;
 mod auth_dialects;
 mod bad_frames;

@@ -30,7 +30,8 @@ enum Op {
     Join { who: u8, on: usize, max: u32, bound: u32 },
     Prove { who: u8, secret: bool },
     Signal { who: u8, conn: u64, to: Option<u8>, id: u8 },
-    Post { who: u8, id: u8 },
+    Post { who: u8, to: Option<u8>, id: u8 },
+    Close,
     Leave { who: u8, conn: u64 },
     Detach { who: u8, conn: u64, on: usize },
     Resume { who: u8, on: usize, back: u64, secret: bool },
@@ -48,7 +49,9 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (who.clone(), any::<bool>()).prop_map(|(who, secret)| Op::Prove { who, secret }),
         12 => (who.clone(), 0u64..3, proptest::option::of(who.clone()), 0u8..8)
             .prop_map(|(who, conn, to, id)| Op::Signal { who, conn, to, id }),
-        4 => (who.clone(), 0u8..8).prop_map(|(who, id)| Op::Post { who, id }),
+        4 => (who.clone(), proptest::option::of(who.clone()), 0u8..8)
+            .prop_map(|(who, to, id)| Op::Post { who, to, id }),
+        1 => Just(Op::Close),
         2 => (who.clone(), conn.clone()).prop_map(|(who, conn)| Op::Leave { who, conn }),
         2 => (who.clone(), conn.clone(), on.clone()).prop_map(|(who, conn, on)| Op::Detach { who, conn, on }),
         4 => (who.clone(), on.clone(), 0u64..30, any::<bool>())
@@ -173,8 +176,10 @@ impl Side {
                 let sent = self.stores[0].signal(room, &signal).await;
                 sent.map_or_else(refused, |sent| format!("{sent:?}"))
             }
-            Op::Post { who, id } => {
-                let post = Post { from: member(who), id: format!("n{id}"), data: "[]".into() };
+            Op::Close => self.stores[1].close(room).await.map_or_else(refused, |()| "closed".into()),
+            Op::Post { who, to, id } => {
+                let post =
+                    Post { from: member(who), to: to.map(member), id: format!("n{id}"), data: "[]".into() };
                 let sent = self.stores[1].post(room, &post).await;
                 sent.map_or_else(refused, |sent| format!("{sent:?}"))
             }

@@ -282,9 +282,10 @@ impl RedisStore {
     }
 
     pub(super) async fn post(&self, room: &RoomName, post: &Post) -> Outcome<Sent> {
-        let Post { from, id, data } = post;
-        let rest = Draft::signal(from, None, String::new(), data).rest;
-        self.run(&SCRIPTS.post, room, &[from.as_str(), id, &rest]).await?.sent()
+        let Post { from, to, id, data } = post;
+        let rest = Draft::signal(from, to.as_ref(), String::new(), data).rest;
+        let to = to.as_ref().map_or("-", MemberId::as_str);
+        self.run(&SCRIPTS.post, room, &[from.as_str(), to, id, &rest]).await?.sent()
     }
 
     pub(super) async fn leave(
@@ -365,6 +366,30 @@ impl RedisStore {
         let mut reply = self.run(&SCRIPTS.assert, room, &arguments).await?;
         reply.word()?;
         reply.view()
+    }
+
+    pub(super) async fn close(&self, room: &RoomName) -> Outcome<()> {
+        self.run(&SCRIPTS.close, room, &[]).await.map(drop)
+    }
+
+    pub(super) async fn rooms(&self, part: u32) -> Outcome<(Vec<(RoomName, usize)>, Option<u32>)> {
+        let p = u64::from(part);
+        if p >= PARTITIONS {
+            return Ok((Vec::new(), None));
+        }
+        let mut connection = self.connection()?;
+        let names = redis::cmd("ZRANGE").arg(due(p)).arg(0).arg(-1).query_async(&mut connection).await;
+        let names: Vec<String> = names.map_err(|e| self.unavailable(&e))?;
+        let mut count = redis::pipe();
+        for name in &names {
+            count.cmd("HLEN").arg(format!("rtc:{{p{p}}}:members:{name}"));
+        }
+        let counts: Vec<usize> = match names.is_empty() {
+            true => Vec::new(),
+            false => count.query_async(&mut connection).await.map_err(|e| self.unavailable(&e))?,
+        };
+        let rooms = names.iter().map(|name| RoomName::from_stored(name)).zip(counts);
+        Ok((rooms.filter(|(_, members)| *members > 0).collect(), (p + 1 < PARTITIONS).then_some(part + 1)))
     }
 
     pub(super) async fn once(&self, word: &str, remembered: Duration) -> Outcome<bool> {

@@ -62,7 +62,7 @@ end
 local function remove(epoch, member, reason)
   redis.call('ZREM', leases, 'd:' .. member)
   if redis.call('HDEL', members, member) == 1 then
-    append(epoch, 'l', member, '-', '-', '"member":"' .. member .. '","reason":"' .. reason .. '"}')
+    append(epoch, 'l', member, '-', reason, '"member":"' .. member .. '","reason":"' .. reason .. '"}')
   end
 end
 

@@ -218,7 +218,11 @@ pub enum Seen {
 
 impl Client {
     pub async fn connect(address: SocketAddr) -> Self {
-        let url = format!("ws://{address}/v1/connect");
+        Self::connect_at(address, "/v1/connect").await
+    }
+
+    pub async fn connect_at(address: SocketAddr, path: &str) -> Self {
+        let url = format!("ws://{address}{path}");
         let (socket, _) = tokio::time::timeout(PATIENCE, connect_async(url)).await.unwrap().unwrap();
         Self { socket, joined: Value::Null, epoch: 0, seq: 0 }
     }
