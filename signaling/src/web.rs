@@ -24,7 +24,7 @@ struct Pages;
 
 /// Nothing but this server's own scripts runs; connections may go to other replicas.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; \
-    media-src 'self' blob:; connect-src 'self' ws: wss:; manifest-src 'self'; base-uri 'none'; \
+    media-src 'self' blob:; connect-src 'self' ws: wss: http: https:; manifest-src 'self'; base-uri 'none'; \
     form-action 'none'; frame-ancestors 'none'";
 
 /// The longest text of a QR code; a denser one is hard to read for phones.

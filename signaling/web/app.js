@@ -116,6 +116,8 @@ async function enter() {
       localStream: page.media.stream,
       relayOnly: $('#relay-only').checked,
       transport: $('#transport').value,
+      signalingTransport: parameters.get('signaling') ?? undefined,
+      keepSeat: true,
     });
     memory.enter(room);
     attach(call);

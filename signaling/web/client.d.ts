@@ -19,6 +19,17 @@ export interface JoinOptions {
   relayOnly?: boolean;
   /** The transport between this browser and TURN. */
   transport?: TurnTransport;
+  /**
+   * How signaling travels: by a WebSocket, a stream of events, or polls. `auto`, the default, takes what gets
+   * through, the WebSocket first.
+   */
+  signalingTransport?: SignalingTransport;
+  /**
+   * A reload of the page goes on with the same seat in the room, kept meanwhile in the tab's `sessionStorage`; the
+   * others see nobody leave. A tab that is closed is then missed only after some 15 s. Without it, whoever leaves
+   * the page leaves the room at once.
+   */
+  keepSeat?: boolean;
   /** How long to look for a server at first, in ms; 20000. Once joined, it is looked for without end. */
   joinTimeoutMs?: number;
 }
@@ -70,9 +81,14 @@ export interface Summary {
   jitterMs: number | null;
 }
 
+export type SignalingTransport = 'auto' | 'websocket' | 'stream' | 'poll';
+
 export interface Signaling {
   phase: 'idle' | 'connecting' | 'live' | 'lost' | 'ended';
+  /** How frames travel now. */
+  transport?: 'websocket' | 'stream' | 'poll';
   url?: string;
+  /** A word for the replica behind the connection. */
   replica?: string;
   epoch: number;
   seq: number;

@@ -6,13 +6,14 @@
  *   call.on('stream', ({ member, stream }) => { video(member).srcObject = stream; });
  *
  * The rest, resuming on another replica, fresh TURN credentials, ICE restarts, is done underneath and told
- * by events. The parts: session.js (protocol, no IO), link.js (its socket), peer.js (one RTCPeerConnection),
+ * by events. The parts: session.js (protocol, no IO), link.js (its connections), peer.js (one RTCPeerConnection),
  * transfer.js (files), stats.js, ice.js.
  */
 
 import { Session } from './session.js';
 import { drive } from './link.js';
 import { Peer } from './peer.js';
+import { keep, take } from './seat.js';
 import { filterIceServers, offersRelay, turnUsername } from './ice.js';
 
 export { describePair } from './stats.js';
@@ -63,16 +64,25 @@ export class Call {
   #ended;
   #iceWaiters = [];
   #stopListening;
+  #keepSeat;
+  #seatUrl;
+  #seated = false;
+  #roster = new Set();
 
   /** Use `join`. */
   constructor(options, settled) {
-    const { url, localStream = null, relayOnly = false, transport = 'any', ...rest } = options;
+    const { url, localStream = null, relayOnly = false, transport = 'any', signalingTransport, keepSeat = false, ...rest } = options;
+    const urls = [url].flat().map(connectUrl);
     this.#settled = settled;
     this.#localStream = localStream;
     this.#relayOnly = relayOnly;
     this.#transport = transport;
-    this.#session = new Session({ ...rest, urls: [url].flat().map(connectUrl) });
-    this.#link = drive(this.#session, (type, detail) => this.#sessionEvent(type, detail), options);
+    this.#keepSeat = keepSeat;
+    this.#seatUrl = urls[0];
+    const seat = keepSeat ? take(urls[0], rest.room) : undefined;
+    this.#session = new Session({ ...rest, urls, seat });
+    const { WebSocket, fetch, now } = options;
+    this.#link = drive(this.#session, (type, detail) => this.#sessionEvent(type, detail), { transport: signalingTransport, WebSocket, fetch, now });
     this.#listen();
   }
 
@@ -104,10 +114,10 @@ export class Call {
     return this.#localStream;
   }
 
-  /** How the signaling connection is: `{phase, url, epoch, seq, …}`. */
+  /** How the signaling connection is: `{phase, transport, url, epoch, seq, …}`. */
   get signaling() {
     const { phase, url, replica, epoch, seq, counts, unanswered, degradedSince } = this.#session;
-    return { phase, url, replica, epoch, seq, ...counts, unanswered, degradedSince };
+    return { phase, transport: this.#link.transport, url, replica, epoch, seq, ...counts, unanswered, degradedSince };
   }
 
   /** The TURN credentials in use, without the secret: `{expires, username, urls}`. */
@@ -243,7 +253,9 @@ export class Call {
     }
   }
 
-  #joined({ members, again, ...detail }) {
+  #joined({ members, again, seated = false, ...detail }) {
+    this.#seated = seated;
+    this.#roster = new Set(members.map(({ id }) => id));
     // In a new session we are new to everyone; the connections of the old one belong to a member who left.
     for (const id of [...this.#peers.keys()]) this.#remove(id, 'rejoined');
     this.#warnWithoutRelay();
@@ -265,6 +277,8 @@ export class Call {
       member,
       config: this.#config(),
       localStream: this.#localStream,
+      // Those who were here know a connection of the page before, and would wait for a word of ours.
+      begin: this.#seated && this.#roster.has(member.id),
       signal: (data) => this.#link.tell('signal', data, member.id),
     });
     this.#peers.set(member.id, peer);
@@ -375,7 +389,13 @@ export class Call {
     };
     const shown = () => document.visibilityState === 'visible' && this.#link.tell('nudge');
     // A page that goes to the back/forward cache may return, and then resumes; one that is closed has left.
-    const hidden = ({ persisted }) => !persisted && this.leave();
+    const hidden = ({ persisted }) => {
+      if (persisted) return;
+      const seat = this.#keepSeat ? this.#session.seat : undefined;
+      // Who does not come back is missed when the server has waited long enough.
+      if (seat) keep(this.#seatUrl, this.room, seat);
+      else this.leave();
+    };
     addEventListener('online', online);
     addEventListener('pagehide', hidden);
     document.addEventListener('visibilitychange', shown);

@@ -1,12 +1,14 @@
-/** Gives a `Session` its sockets and its clock. */
+/** Gives a `Session` its connections and its clock. */
+
+import { Way } from './way.js';
 
 /**
  * @param {import('./session.js').Session} session
  * @param {(type: string, detail: any) => void} onEvent
- * @param {{WebSocket?: typeof WebSocket, now?: () => number}} [environment]
+ * @param {{transport?: import('./way.js').SignalingTransport, WebSocket?: typeof WebSocket, fetch?: typeof fetch, now?: () => number}} [environment]
  */
-export function drive(session, onEvent, { WebSocket: Socket = globalThis.WebSocket, now = () => performance.now() } = {}) {
-  const sockets = new Map();
+export function drive(session, onEvent, { transport, WebSocket, fetch, now = () => performance.now() } = {}) {
+  const ways = new Map();
   let timer;
   let busy = false;
 
@@ -28,21 +30,15 @@ export function drive(session, onEvent, { WebSocket: Socket = globalThis.WebSock
   const act = (action) => {
     if (action.kind === 'event') onEvent(action.type, action.detail);
     else if (action.kind === 'connect') connect(action);
-    else if (action.kind === 'send') sockets.get(action.conn)?.send(JSON.stringify(action.frame));
+    else if (action.kind === 'send') ways.get(action.conn)?.send(JSON.stringify(action.frame));
     else close(action);
   };
 
   const connect = ({ conn, url }) => {
-    let socket;
-    try {
-      socket = new Socket(url);
-    } catch {
-      queueMicrotask(() => step(() => session.closed(conn, 1006, now())));
-      return;
-    }
-    sockets.set(conn, socket);
-    socket.addEventListener('open', () => step(() => session.opened(conn, now())));
-    socket.addEventListener('message', ({ data }) => {
+    const way = new Way(url, { transport, WebSocket, fetch });
+    ways.set(conn, way);
+    way.addEventListener('open', () => step(() => session.opened(conn, now())));
+    way.addEventListener('message', ({ data }) => {
       let frame;
       try {
         frame = JSON.parse(data);
@@ -51,22 +47,26 @@ export function drive(session, onEvent, { WebSocket: Socket = globalThis.WebSock
       }
       step(() => session.received(conn, frame, now()));
     });
-    socket.addEventListener('close', ({ code }) => {
-      sockets.delete(conn);
+    way.addEventListener('close', ({ code }) => {
+      ways.delete(conn);
       step(() => session.closed(conn, code, now()));
     });
   };
 
   const close = ({ conn, code }) => {
-    const socket = sockets.get(conn);
-    sockets.delete(conn);
+    const way = ways.get(conn);
+    ways.delete(conn);
     // Its last frames are of no interest any more, and its close was our own.
-    if (socket && socket.readyState <= 1) socket.close(code === 1000 || code >= 3000 ? code : 1000);
+    way?.close(code === 1000 || code >= 3000 ? code : 1000);
   };
 
   step(() => session.start(now()));
   return {
     /** Runs one of the session's methods that take the time last. */
     tell: (method, ...args) => step(() => session[method](...args, now())),
+    /** How frames travel now: 'websocket', 'stream' or 'poll'. */
+    get transport() {
+      return ways.get(session.connection)?.kind;
+    },
   };
 }

@@ -111,11 +111,12 @@ export class Panel {
   }
 
   #signaling() {
-    const { phase, url, replica, epoch, seq, resumed, rejoined, resync, degradedSince } = this.#call.signaling;
+    const { phase, transport, url, replica, epoch, seq, resumed, rejoined, resync, degradedSince } = this.#call.signaling;
     const rows = [
       ['State', { live: degradedSince ? 'connected, store is down' : 'connected', lost: 'reconnecting', connecting: 'connecting', ended: 'ended' }[phase] ?? phase],
       ['Server', url ? new URL(url).host : '–'],
       ...(replica ? [['Replica', replica]] : []),
+      ...(transport ? [['By', { websocket: 'WebSocket', stream: 'event stream', poll: 'polling' }[transport]]] : []),
       ['Position', `epoch ${epoch}, seq ${seq}`],
       ['Resumed', times(resumed) + (resync ? `, resync ${times(resync)}` : '') + (rejoined ? `, joined anew ${times(rejoined)}` : '')],
       ['You', this.#call.id ?? '–'],

@@ -65,14 +65,15 @@ export class Peer extends EventTarget {
    * @param {RTCConfiguration} options.config
    * @param {MediaStream | null} options.localStream
    * @param {(data: unknown) => void} options.signal sends through signaling
+   * @param {boolean} [options.begin] makes the first offer, though the other side would
    */
-  constructor({ member, config, localStream, signal }) {
+  constructor({ member, config, localStream, signal, begin = false }) {
     super();
     this.member = member;
     this.#config = config;
     this.#local = localStream;
     this.#signal = signal;
-    this.#create(!member.polite);
+    this.#create(!member.polite && !begin);
   }
 
   get polite() {
@@ -255,8 +256,8 @@ export class Peer extends EventTarget {
       this.counts.recreated += 1;
       this.#setState('interrupted');
       this.#create(true);
-    } else if (data.from === this.#highestRemote && data.to !== undefined && data.to !== this.#instance) {
-      // A late word from the one that our new connection is replacing.
+    } else if (data.to !== undefined && data.to !== this.#instance) {
+      // A late word to the one that our new connection is replacing, or to the page before a reload.
       return false;
     }
     this.#remoteInstance = data.from;

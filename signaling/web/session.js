@@ -9,6 +9,7 @@
  * - a frame of the room at or below the last seen seq of its epoch is dropped: nothing is delivered twice;
  * - a signal stays in the outbox, under one id, until the server answered that id: nothing sent is lost with
  *   a connection, and the server's deduplication makes the resend harmless;
+ * - the place in the log moves also by what is not for us (`position`), where a connection tells it;
  * - a planned move (`goaway`) opens the new connection before it lets go of the old one.
  */
 
@@ -84,11 +85,12 @@ export class Session {
    * @param {string} [options.name]
    * @param {unknown} [options.meta]
    * @param {number} [options.max]
+   * @param {object} [options.seat] what `seat` gave: goes on with that session, if it still can
    * @param {number} [options.joinTimeoutMs] after which a first join that found no server fails; 20 s
    * @param {() => number} [options.random]
    * @param {() => number} [options.unixNow] wall clock in ms, only for the life of credentials
    */
-  constructor({ urls, room, name, meta, max, joinTimeoutMs = 20_000, random = Math.random, unixNow = Date.now }) {
+  constructor({ urls, room, name, meta, max, seat, joinTimeoutMs = 20_000, random = Math.random, unixNow = Date.now }) {
     if (!urls?.length) throw new TypeError('at least one signaling URL is needed');
     if (!room) throw new TypeError('a room name is needed');
     this.#urls = [...urls];
@@ -96,10 +98,23 @@ export class Session {
     this.#giveUpMs = joinTimeoutMs;
     this.#random = random;
     this.#unixNow = unixNow;
+    if (seat) this.#sitDown(seat);
   }
 
   get room() {
     return this.#join.room;
+  }
+
+  /** The number of the connection in use. */
+  get connection() {
+    return this.#active;
+  }
+
+  /** What another `Session` needs to go on with this one, secrets included; undefined when there is nothing. */
+  get seat() {
+    if (this.phase === 'ended' || !this.#resume) return undefined;
+    const { id, epoch, seq, iceServers, expires, limits } = this;
+    return { id, resume: this.#resume, epoch, seq, iceServers, expires, limits, nextId: this.#nextId };
   }
 
   /** Signals that no answer has come for yet. */
@@ -238,6 +253,13 @@ export class Session {
     this.#end('left', 'You left the call.');
   }
 
+  #sitDown({ id, resume, epoch, seq, iceServers, expires, limits, nextId }) {
+    Object.assign(this, { id, epoch, seq, iceServers, expires, limits });
+    this.#resume = resume;
+    // The server remembers the numbers that were used.
+    this.#nextId = nextId;
+  }
+
   // ---- connections ----
 
   #connect(now) {
@@ -322,7 +344,7 @@ export class Session {
       case 'resync':
         this.counts.resumed += 1;
         this.#adopt(frame, now);
-        return this.#resync(frame, now);
+        return this.#everJoined ? this.#resync(frame, now) : this.#seated(frame, now);
       case 'full':
         return this.#end('full', `${frame.max} people are the most this room takes. Try again when someone has left, or use another room.`, { max: frame.max });
       case 'goaway':
@@ -372,6 +394,7 @@ export class Session {
   #resumed(frame, now) {
     this.counts.resumed += 1;
     this.#adopt(frame, now);
+    if (!this.#everJoined) return this.#seated(frame, now);
     // Our own seq stays: what was missed follows, and is numbered above it.
     if (frame.epoch !== this.epoch) {
       this.epoch = frame.epoch;
@@ -382,6 +405,17 @@ export class Session {
     for (const member of left) this.#event('member-left', { member, reason: 'left' });
     for (const member of joined) this.#event('member-joined', { member });
     this.#resend(now);
+  }
+
+  // After a reload: the seat is ours, and everything about it is new to us.
+  #seated(frame, now) {
+    this.#everJoined = true;
+    this.epoch = frame.epoch;
+    this.seq = frame.seq;
+    this.#pace.limit(this.limits.messagesPerSecond, now);
+    this.members = roster(frame.members, this.id);
+    this.#ice(this, now);
+    this.#event('joined', { session: this.id, members: [...this.members.values()], polite: this.members.size > 0, again: false, seated: true });
   }
 
   #resync(frame, now) {
@@ -425,6 +459,9 @@ export class Session {
         break;
       case 'resync':
         this.#resync(frame, now);
+        break;
+      case 'position':
+        this.#isNew(frame);
         break;
       case 'goaway':
         this.#goaway(frame.reconnectInMs, now);
