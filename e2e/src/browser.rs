@@ -74,9 +74,18 @@ impl Browsers {
     /// # Errors
     /// When Chromium does not start, or the page does not load.
     pub async fn open(&self, name: &str, url: &str) -> Result<Page> {
+        self.open_with(name, url, &[]).await
+    }
+
+    /// Opens a browser with flags of one's own, which come last.
+    ///
+    /// # Errors
+    /// As [`Browsers::open`].
+    pub async fn open_with(&self, name: &str, url: &str, more: &[&str]) -> Result<Page> {
         let profile = tempfile::tempdir().context("cannot make a profile folder")?;
         let mut flags: Vec<String> = FLAGS.iter().map(ToString::to_string).collect();
         flags.push(format!("--user-data-dir={}", profile.path().display()));
+        flags.extend(more.iter().map(ToString::to_string));
         let mut capabilities = Capabilities::new();
         capabilities.insert("goog:chromeOptions".into(), json!({ "args": flags }));
         capabilities.insert("goog:loggingPrefs".into(), json!({ "browser": "ALL" }));
@@ -193,6 +202,15 @@ impl Page {
         }
     }
 
+    /// Sends a command of the DevTools protocol: `Network.emulateNetworkConditions`, with its parameters.
+    ///
+    /// # Errors
+    /// When the browser does not know it.
+    pub async fn devtools(&self, command: &str, parameters: Value) -> Result<Value> {
+        let what = || format!("{}: {command} failed", self.name);
+        self.client.issue_cmd(DevTools(command.to_owned(), parameters)).await.with_context(what)
+    }
+
     /// What the page wrote to its console since the last time this was asked.
     ///
     /// # Errors
@@ -234,6 +252,20 @@ impl Drop for Page {
         if let Some(process) = self.process {
             let _ended_before = kill_process(process, Signal::KILL);
         }
+    }
+}
+
+/// Chromedriver's own way to the DevTools protocol.
+#[derive(Debug)]
+struct DevTools(String, Value);
+
+impl WebDriverCompatibleCommand for DevTools {
+    fn endpoint(&self, base: &Url, session: Option<&str>) -> Result<Url, ParseError> {
+        base.join(&format!("session/{}/goog/cdp/execute", session.unwrap_or_default()))
+    }
+
+    fn method_and_body(&self, _: &Url) -> (Method, Option<String>) {
+        (Method::POST, Some(json!({ "cmd": self.0, "params": self.1 }).to_string()))
     }
 }
 

@@ -6,6 +6,7 @@
 //! | [`call`] | somebody in a call, forced over TURN |
 //! | [`cluster`] | the Kubernetes cluster, the operator's chart, a namespace per test |
 //! | [`forward`] | a local port that leads to the pod the test says |
+//! | [`network`] | a way to a server that breaks, forbids WebSockets or keeps streams back |
 //! | [`turn_client`] | a TURN client: does this server take this credential? |
 //! | [`up`] | `rtc up`: a whole cluster on this machine |
 //! | [`wait`] | conditions with a deadline and a reason |
@@ -14,6 +15,7 @@ pub mod browser;
 pub mod call;
 pub mod cluster;
 pub mod forward;
+pub mod network;
 pub mod turn_client;
 pub mod up;
 pub mod wait;
