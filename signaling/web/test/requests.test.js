@@ -75,9 +75,14 @@ test('what is sent in one go is one post, and posts do not overtake each other',
   await until(has('open'));
   requests.send(JOIN);
   await until(has('joined'));
+  let open;
+  server.gate = new Promise((resolve) => (open = resolve));
   for (let n = 0; n < 3; n += 1) requests.send(`{"type":"signal","id":"${n}","data":${n}}`);
-  await until(has('ack', 1));
+  await Promise.resolve();
   requests.send('{"type":"signal","id":"3","data":3}');
+  await new Promise(setImmediate);
+  assert.equal(server.posts.length, 3, 'a post overtakes the one before');
+  open();
   await until(has('ack', 4));
   assert.deepEqual(server.posts.slice(2).map((frames) => frames.map(({ data }) => data)), [[0, 1, 2], [3]]);
   requests.close();

@@ -7,6 +7,8 @@ export class Server {
   events = 'ok';
   poll = 'ok';
   messages = 'ok';
+  /** A promise: posts are answered when it is fulfilled. */
+  gate;
   #streams = new Set();
   #polls = new Set();
 
@@ -32,8 +34,9 @@ export class Server {
     return name === 'events' ? this.#stream(after, signal) : this.#wait(after, searchParams.get('wait') === '0', signal);
   };
 
-  #post(frames) {
+  async #post(frames) {
     this.posts.push(frames);
+    await this.gate;
     const answers = { ping: { type: 'pong' }, join: { type: 'joined', session: 'm', resume: 'm~s~Zürich', epoch: 1, seq: this.log.length, members: [] } };
     return json(frames.map(({ type, id }) => answers[type] ?? { type: 'ack', id }));
   }
