@@ -15,6 +15,7 @@ use kube::{
         controller::Config as ControllerConfig,
         events::{Recorder, Reporter},
         reflector::ObjectRef,
+        utils::Backoff,
         watcher,
     },
 };
@@ -135,6 +136,8 @@ pub async fn run(
     };
     metrics.leads(false);
     admin.abort();
+    // Its port is free again when this returns.
+    drop(admin.await);
     if outcome.is_ok()
         && let Err(error) = election.release().await
     {
@@ -176,9 +179,35 @@ async fn controller(client: &Client, namespace: Option<&String>, context: Arc<Co
         .owns(scoped::<DaemonSet>(client, namespace), ours())
         .watches(scoped::<Pod>(client, namespace), ours(), |pod| cluster_of(&pod))
         .reconcile_all_on(changed_nodes(client))
+        .trigger_backoff(Pace::default())
         .run(controller::reconcile, controller::on_error, context)
         .for_each(|_| future::ready(()))
         .await;
+}
+
+/// How long all watches wait when one of them fails. They share it, and when an API server goes they fail together:
+/// one that grows with each of them would leave the operator blind for minutes after the API server is back.
+#[derive(Default)]
+struct Pace {
+    failures: u32,
+}
+
+impl Iterator for Pace {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let base = 200u64 << self.failures.min(2);
+        self.failures = self.failures.saturating_add(1);
+        // From half to all of it, so that operators that lost their watches together do not come back together.
+        let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), self.failures);
+        Some(Duration::from_millis(base / 2 + random % (base / 2)))
+    }
+}
+
+impl Backoff for Pace {
+    fn reset(&mut self) {
+        self.failures = 0;
+    }
 }
 
 fn cluster_of(pod: &Pod) -> Option<ObjectRef<DeserializeGuard<RtcCluster>>> {

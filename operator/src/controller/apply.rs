@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Mutex};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, ResourceExt,
-    api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, ValidationDirective},
+    api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions, ValidationDirective},
 };
 use rtc_operator_api::RtcCluster;
 use serde_json::{Value, json};
@@ -105,6 +105,10 @@ async fn write(
     if let Some(live) = live {
         hand_over_replicas(cluster, namespace, desired, live, context).await?;
     }
+    let value = match live {
+        None if desired.kind == Kind::Secret => claim(namespace, desired, value, context).await?,
+        _ => value,
+    };
     let params = PatchParams {
         field_validation: Some(ValidationDirective::Strict),
         ..PatchParams::apply(FIELD_MANAGER).force()
@@ -117,6 +121,31 @@ async fn write(
     context.metrics.wrote(desired.kind.name());
     context.written.keep(key, hash, project(&json!(applied), &value));
     Ok(())
+}
+
+/// Makes the Secret without its data, and returns what fills it in. To apply creates what is not there, but also
+/// writes over what somebody made a moment before; a ring must never be written over, so one of two that begin at
+/// once is refused here, and the other is refused if it was changed before it is filled.
+async fn claim(
+    namespace: &str,
+    desired: &Desired,
+    mut value: Value,
+    context: &Context,
+) -> Result<Value, Error> {
+    let error = |source| Error::Apply {
+        what: format!("{} {}", desired.kind.name(), desired.name),
+        source: Box::new(source),
+    };
+    let mut empty = value.clone();
+    if let Some(fields) = empty.as_object_mut() {
+        fields.remove("data");
+    }
+    let empty: DynamicObject =
+        serde_json::from_value(empty).map_err(|source| error(kube::Error::SerdeError(source)))?;
+    let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+    let made = api(context, namespace, desired.kind).create(&params, &empty).await.map_err(error)?;
+    value["metadata"]["resourceVersion"] = json!(made.resource_version());
+    Ok(value)
 }
 
 /// Who has the number of replicas from when the operator lets go of it until the autoscaler sets it.

@@ -284,8 +284,10 @@ fn read(what: String, source: kube::Error) -> Error {
 fn stored(secret: &DynamicObject) -> Stored {
     let data: BTreeMap<String, ByteString> =
         serde_json::from_value(secret.data["data"].clone()).unwrap_or_default();
+    let files: BTreeMap<_, _> = data.into_iter().map(|(name, content)| (name, content.0)).collect();
     Stored {
-        files: Some(data.into_iter().map(|(name, content)| (name, content.0)).collect()),
+        // One that was made and not filled yet is none.
+        files: Some(files).filter(|files| !files.is_empty()),
         rotated: secret.annotations().get(ROTATED_ANNOTATION).cloned(),
     }
 }

@@ -17,13 +17,13 @@ pub mod validate;
 use std::{sync::Arc, time::Duration};
 
 use kube::{
-    Client, ResourceExt,
+    Api, Client, ResourceExt,
     core::DeserializeGuard,
     runtime::{controller::Action, events::Recorder},
 };
 use rtc_operator_api::RtcCluster;
 
-use crate::metrics::Metrics;
+use crate::{metrics::Metrics, rotation};
 
 /// The field manager of everything that the operator writes.
 pub const FIELD_MANAGER: &str = "rtc-operator";
@@ -127,8 +127,7 @@ pub async fn reconcile(
 ) -> Result<Action, Error> {
     let started = std::time::Instant::now();
     let outcome = match &object.0 {
-        Ok(cluster) if cluster.metadata.deletion_timestamp.is_some() => Ok(Action::await_change()),
-        Ok(cluster) => run(cluster, &context).await,
+        Ok(cluster) => now(cluster, &context).await,
         Err(invalid) => {
             tracing::warn!(
                 cluster = key(&invalid.metadata),
@@ -149,11 +148,29 @@ pub async fn reconcile(
     outcome
 }
 
+/// Acts on the resource as it is, rather than as it was when the watch last told of it: a watch that lags, or was
+/// rolled back, would have an older spec put back, and pods drained for it.
+async fn now(cluster: &RtcCluster, context: &Context) -> Result<Action, Error> {
+    let name = cluster.name_any();
+    let clusters =
+        Api::<RtcCluster>::namespaced(context.client.clone(), &cluster.namespace().unwrap_or_default());
+    match clusters.get_opt(&name).await {
+        Ok(None) => Ok(Action::await_change()),
+        Ok(Some(cluster)) if cluster.metadata.deletion_timestamp.is_some() => Ok(Action::await_change()),
+        Ok(Some(cluster)) => run(&cluster, context).await,
+        Err(source) => Err(Error::Read { what: format!("RtcCluster {name}"), source: Box::new(source) }),
+    }
+}
+
 async fn run(cluster: &RtcCluster, context: &Context) -> Result<Action, Error> {
     let observed = dereference::dereference(cluster, context).await?;
     let verdict = validate::validate(cluster);
-    let plan = plan::plan(cluster, &observed, &verdict, &context.image, &context.namespace)?;
+    let mut plan = plan::plan(cluster, &observed, &verdict, &context.image, &context.namespace)?;
     let outcome = apply::apply(cluster, &observed, &plan, context).await;
+    if !outcome.ring {
+        // A ring that could not be written is nobody's: told of, it would seem to have been lost.
+        plan.ring = rotation::as_it_is(&observed.ring);
+    }
     let new = status::build(cluster, &observed, &plan, &verdict, outcome.error.as_ref());
     let certificates = secrets::certificates(cluster, &observed).map(|(name, found)| (name, found.until));
     let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
