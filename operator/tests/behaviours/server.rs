@@ -13,13 +13,36 @@ use kube::{Client, Config};
 use tokio::sync::OnceCell;
 
 static SERVER: OnceCell<Config> = OnceCell::const_new();
+static ETCD: std::sync::OnceLock<u16> = std::sync::OnceLock::new();
 /// Kept to the end of the process, which is theirs too: see [`watchdog`].
 static CHILDREN: Mutex<Vec<Child>> = Mutex::new(Vec::new());
 
 /// A client of an administrator.
 pub(crate) async fn client() -> Client {
-    let config = SERVER.get_or_init(start).await.clone();
-    Client::try_from(config).unwrap()
+    Client::try_from(config().await).unwrap()
+}
+
+/// How an administrator reaches it.
+pub(crate) async fn config() -> Config {
+    SERVER.get_or_init(start).await.clone()
+}
+
+/// Stores an object as it is, as one that was taken under an older definition: nothing checks it.
+pub(crate) async fn store(key: &str, value: &serde_json::Value) {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let body = serde_json::json!({"key": STANDARD.encode(key), "value": STANDARD.encode(value.to_string())})
+        .to_string();
+    let mut socket = tokio::net::TcpStream::connect(("127.0.0.1", *ETCD.get().unwrap())).await.unwrap();
+    let request = format!(
+        "POST /v3/kv/put HTTP/1.1\r\nHost: etcd\r\nConnection: close\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
 
 fn binary(name: &str) -> PathBuf {
@@ -90,6 +113,7 @@ fn service_account_key(directory: &Path) -> String {
 async fn start() -> Config {
     let directory = tempfile::Builder::new().prefix("rtc-operator-").tempdir().unwrap().keep();
     let (etcd, peer, api) = (free_port(), free_port(), free_port());
+    ETCD.set(etcd).unwrap();
     let at = |port: u16| format!("http://127.0.0.1:{port}");
     let own = |flags: &[&str]| flags.iter().map(|flag| (*flag).to_owned()).collect::<Vec<_>>();
     let mut flags = own(&["--unsafe-no-fsync"]);
@@ -136,6 +160,9 @@ async fn start() -> Config {
     let mut flags = own(&[
         "--leader-elect=false",
         "--secure-port=0",
+        // Many tests at a time want more than its usual 20 requests a second.
+        "--kube-api-qps=300",
+        "--kube-api-burst=600",
         "--controllers=garbage-collector-controller,daemonset-controller,deployment-controller,replicaset-controller",
     ]);
     flags.push(format!("--kubeconfig={}/kubeconfig", directory.display()));

@@ -40,3 +40,24 @@ async fn another_operator_finds_nothing_to_write() {
     world.until("a reconcile", async || operator.reconciles().await >= 1).await;
     assert_eq!((versions(&world).await, world.cluster().await.resource_version()), before);
 }
+
+/// As in ten minutes at a look every 30 seconds, where each look is called for by hand.
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_looks_write_nothing_and_ask_for_little() {
+    let mut world = World::without_operator("looks", 2).await;
+    let link = crate::link::Link::new(crate::server::config().await).await;
+    world.operator = Some(crate::world::Operator::start(&link.client(), &world.namespace, "operator"));
+    world.apply(json!({})).await;
+    world.ready().await;
+    world.reconcile(2).await;
+    let operator = world.operator.as_ref().unwrap();
+    let before = operator.reconciles().await;
+    link.take();
+    world.reconcile(20).await;
+    let looks = usize::try_from(operator.reconciles().await - before).unwrap();
+    let seen = link.take();
+    let wrote: Vec<_> = seen.iter().filter(|seen| seen.writes()).collect();
+    assert!(wrote.is_empty(), "{wrote:#?}");
+    let asked = seen.iter().filter(|seen| !seen.path.contains("/leases")).count();
+    assert!(asked <= looks * 25, "{asked} requests for {looks} looks");
+}

@@ -38,6 +38,10 @@ pub(crate) struct Operator {
 
 impl Operator {
     pub(crate) fn start(client: &Client, namespace: &str, identity: &str) -> Self {
+        Self::with_lease(client, namespace, identity, "rtc-operator")
+    }
+
+    pub(crate) fn with_lease(client: &Client, namespace: &str, identity: &str, lease: &str) -> Self {
         // Chosen before, since the operator does not tell which it got.
         let admin = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let arguments = args::Run {
@@ -45,7 +49,7 @@ impl Operator {
             admin,
             image: "rtc:test".to_owned(),
             lease_namespace: namespace.to_owned(),
-            lease_name: "rtc-operator".to_owned(),
+            lease_name: lease.to_owned(),
             identity: Some(identity.to_owned()),
             log_format: rtc_service::log::LogFormat::Text,
         };
@@ -65,6 +69,12 @@ impl Operator {
     pub(crate) async fn stop(mut self) {
         self.stop.take().unwrap().send(()).unwrap();
         self.task.await.unwrap();
+    }
+
+    /// As on SIGKILL: nothing is ended, and the lease is kept.
+    pub(crate) async fn kill(self) {
+        self.task.abort();
+        drop(self.task.await);
     }
 
     pub(crate) async fn get(&self, path: &str) -> Option<String> {
@@ -87,14 +97,20 @@ impl Operator {
 impl World {
     /// With so many nodes.
     pub(crate) async fn new(name: &str, nodes: usize) -> Self {
+        let mut world = Self::without_operator(name, nodes).await;
+        world.operator = Some(Operator::start(&world.client, &world.namespace, "first"));
+        world
+    }
+
+    /// For tests that run an operator in a way of their own.
+    pub(crate) async fn without_operator(name: &str, nodes: usize) -> Self {
         let client = server::client().await;
         let namespace = format!("{name}-{}", std::process::id());
         let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
         let object: Namespace = serde_json::from_value(object).unwrap();
         Api::<Namespace>::all(client.clone()).create(&Default::default(), &object).await.unwrap();
         let kubelet = Kubelet::start(client.clone(), &namespace, nodes).await;
-        let operator = Some(Operator::start(&client, &namespace, "first"));
-        Self { client, namespace, kubelet, operator }
+        Self { client, namespace, kubelet, operator: None }
     }
 
     pub(crate) fn api<K>(&self) -> Api<K>
