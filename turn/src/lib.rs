@@ -28,6 +28,7 @@ mod directory;
 mod dtls;
 mod handle;
 mod listen;
+mod open_files;
 mod peers;
 mod places;
 mod post;
@@ -43,5 +44,6 @@ mod udp;
 mod worker;
 
 pub use handle::Handle;
+pub use open_files::raise_open_files;
 pub use server::{Server, StartError};
 pub use settings::{Config, Settings};

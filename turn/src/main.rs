@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use rtc_service::{config, log, shutdown::Shutdown};
-use rtc_turn::{Server, Settings};
+use rtc_turn::{Server, Settings, raise_open_files};
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 /// A TURN and STUN server.
@@ -31,6 +31,7 @@ async fn main() -> ExitCode {
 async fn run(args: Args) -> anyhow::Result<()> {
     let settings = config::load(args.config.as_deref(), args.settings)?;
     log::init(settings.log_format.unwrap_or_default(), "info");
+    raise_open_files();
     let mut signals = Shutdown::listen()?;
     let config = settings.resolve()?;
     let drain_timeout = config.drain_timeout;

@@ -12,9 +12,10 @@ use crate::process::{cargo, command, output, run, which};
 type Packaged = (&'static str, &'static str);
 
 /// Programs that the tests start.
-const PACKAGED: [Packaged; 6] = [
+const PACKAGED: [Packaged; 7] = [
     ("redis-server", "redis-server"),
     ("turnutils_uclient", "coturn"),
+    ("ip", "iproute2"),
     ("chromium", "chromium"),
     ("chromedriver", "chromium-driver"),
     ("node", "nodejs"),

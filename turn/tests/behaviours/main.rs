@@ -6,6 +6,7 @@ mod common;
 mod coturn_clients;
 mod dtls;
 mod lifecycle;
+mod load;
 mod lost_datagrams;
 mod proxy_protocol;
 mod relaying;

@@ -5,6 +5,8 @@ pub mod certificate;
 pub mod dtls;
 
 use dtls::DtlsClient;
+pub mod namespace;
+
 use rtc_credentials::{Key, KeyRing, KeyState, Secret, Transport, mint};
 use rtc_service::clock::unix_now;
 use rtc_turn::{Config, Handle, Server, Settings};
@@ -86,7 +88,11 @@ pub fn ring(revision: u64, ids: &[&str]) -> KeyRing {
 
 /// Echoes until the test ends.
 pub async fn echo_peer() -> SocketAddr {
-    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    echo_peer_at("127.0.0.1:0").await
+}
+
+pub async fn echo_peer_at(address: &str) -> SocketAddr {
+    let socket = UdpSocket::bind(address).await.unwrap();
     let address = socket.local_addr().unwrap();
     tokio::spawn(async move {
         let mut buffer = vec![0; 65536];
@@ -129,7 +135,8 @@ impl TestClient {
         let link = match transport {
             Transport::Tcp => Link::Tcp(TcpStream::connect(address).await.unwrap(), Vec::new()),
             _ => {
-                let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+                let any = if address.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" };
+                let socket = UdpSocket::bind(any).await.unwrap();
                 socket.connect(address).await.unwrap();
                 Link::Udp(socket)
             }
