@@ -145,6 +145,8 @@ fn embedded(ip: IpAddr) -> [Option<Ipv4Addr>; 2] {
     let s = ip.segments();
     let v4 = |high: u16, low: u16| Some(Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)));
     match s {
+        // loopback carries none (RFC 4291, section 2.5.3)
+        [0, 0, 0, 0, 0, 0, 0, 1] => [None, None],
         [0, 0, 0, 0, 0, 0 | 0xFFFF, a, b] | [0, 0, 0, 0, 0xFFFF, 0, a, b] => [v4(a, b), None],
         [0x64, 0xFF9B, 0, 0, 0, 0, a, b] | [0x64, 0xFF9B, 1, _, _, _, a, b] => [v4(a, b), None],
         [0x2002, a, b, ..] => [v4(a, b), None],
@@ -231,6 +233,11 @@ mod tests {
             assert!(!permits(&policy, "[::ffff:127.0.0.1]:50000"));
         }
         assert!(permits(&policy(&["127.0.0.1/32"], &[]), "127.0.0.1:7"), "named, it is open");
+        assert!(permits(&policy(&["::1/128"], &[]), "[::1]:7"));
+        let mut on_loopback = policy(&["::/0"], &[]);
+        on_loopback.fleet.insert("::1".parse().unwrap());
+        assert!(permits(&on_loopback, "[::1]:50000"));
+        assert!(!permits(&on_loopback, "[::1]:7") && !permits(&on_loopback, "[::]:50000"));
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod abuse;
 mod common;
 mod coturn_clients;
 mod dtls;
+mod ipv6;
 mod lifecycle;
 mod load;
 mod lost_datagrams;
