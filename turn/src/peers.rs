@@ -4,7 +4,7 @@
 use mio::{Interest, Registry, Token, net::TcpStream};
 use rtc_turn_proto::ConnectionId;
 use slab::Slab;
-use std::{collections::HashMap, io};
+use std::{collections::HashMap, io, time::Instant};
 
 /// One connection with a peer.
 #[derive(Debug)]
@@ -13,6 +13,8 @@ pub(crate) struct Peer {
     pub(crate) stream: TcpStream,
     /// Whether it is on its way still.
     pub(crate) connecting: bool,
+    /// Nothing is read from either side before this.
+    pub(crate) paused: Option<Instant>,
     /// The client's connection that it is bound to.
     pub(crate) client: Option<usize>,
     /// The peer sends no more.
@@ -42,8 +44,8 @@ impl Peers {
         let interest = Interest::READABLE | Interest::WRITABLE;
         registry.register(&mut stream, token(entry.key()), interest)?;
         self.by_id.insert(id, entry.key());
-        let (client, has_ended, was_told) = (None, false, false);
-        entry.insert(Peer { id, stream, connecting, client, has_ended, was_told });
+        let (paused, client, has_ended, was_told) = (None, None, false, false);
+        entry.insert(Peer { id, stream, connecting, paused, client, has_ended, was_told });
         Ok(())
     }
 

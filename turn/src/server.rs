@@ -16,7 +16,7 @@ use crate::{
 use prometheus_client::registry::Registry;
 use rtc_credentials::{ADMIN_TOKEN_FILE, Fleet, KeyRing, RingError, Secret, Transport};
 use rtc_service::{admin, clock::unix_now, net::BindError, watch};
-use rtc_turn_proto::{self as proto, Nonces, Quotas, Reservations, Share, dtls::Cookies};
+use rtc_turn_proto::{self as proto, Nonces, Now, Quotas, Reservations, Share, dtls::Cookies};
 use std::{
     collections::BTreeMap,
     io,
@@ -170,7 +170,7 @@ impl Server {
             proto_config.channels = config.channels;
             proto_config.stun_only = config.stun_only;
             proto_config.share = Share { index, count: config.workers };
-            let server = proto::Server::new(
+            let mut server = proto::Server::new(
                 proto_config,
                 Arc::clone(&keys),
                 Arc::clone(&peers),
@@ -179,6 +179,7 @@ impl Server {
                 addresses.advertised(),
                 random()?,
             );
+            server.set_bandwidth(now(), config.bandwidth);
             let counters = Arc::new(Published::default());
             let (worker, mailbox) = Worker::new(Setup {
                 index,
@@ -236,6 +237,11 @@ impl Server {
         spawn_tasks(&shared, threads, key_files, fleet_files, tls_files, admin);
         Ok(Handle::new(shared))
     }
+}
+
+/// The time, on both clocks.
+pub(crate) fn now() -> Now {
+    Now { instant: std::time::Instant::now(), unix: unix_now() }
 }
 
 fn random() -> Result<[u8; 32], StartError> {

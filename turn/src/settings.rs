@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
+    num::NonZeroU64,
     path::PathBuf,
     str::FromStr,
     time::Duration,
@@ -56,6 +57,10 @@ pub struct Settings {
     /// Allocations of all users together [default: as many as there are relay ports]
     #[arg(long, env = "RTC_TURN_TOTAL_QUOTA", value_name = "N")]
     pub total_quota: Option<u32>,
+    /// Bytes a second that one allocation may relay in each direction; datagrams above are dropped [default:
+    /// no bound]
+    #[arg(long, env = "RTC_TURN_BANDWIDTH_QUOTA", value_name = "BYTES")]
+    pub bandwidth_quota: Option<u64>,
     /// Worker threads [default: one per core]
     #[arg(long, env = "RTC_TURN_WORKERS", value_name = "N")]
     pub workers: Option<u16>,
@@ -281,6 +286,8 @@ pub struct Config {
     pub deny: Vec<IpNet>,
     /// Quotas.
     pub limits: Limits,
+    /// Bytes a second that an allocation may relay in each direction.
+    pub bandwidth: Option<NonZeroU64>,
     /// At least one.
     pub workers: u16,
     /// The admin port, if it is to be served.
@@ -412,6 +419,7 @@ impl Settings {
             allow: self.allow_peer,
             deny: self.deny_peer,
             limits: Limits { per_user: self.user_quota, total: self.total_quota },
+            bandwidth: self.bandwidth_quota.and_then(NonZeroU64::new),
             workers: self.workers.unwrap_or(u16::try_from(cores).unwrap_or(u16::MAX)).max(1),
             admin: self.admin,
             fleet,

@@ -44,6 +44,8 @@ drops! {
     SendFailed = "send_failed";
     /// A slow client's queue is full.
     QueueFull = "queue_full";
+    /// More than its allocation may relay in a second.
+    BandwidthQuota = "bandwidth_quota";
     /// Longer than a message may be.
     TooLong = "too_long";
 }

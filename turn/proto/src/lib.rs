@@ -27,6 +27,7 @@
 
 mod address;
 pub mod attributes;
+mod bandwidth;
 mod budget;
 pub mod channel_data;
 pub mod client;

@@ -29,6 +29,7 @@ use rustls::ServerConfig;
 use slab::Slab;
 pub(crate) use splice::Step;
 use std::{
+    collections::BTreeSet,
     io,
     net::SocketAddr,
     sync::{Arc, mpsc},
@@ -118,6 +119,8 @@ pub(crate) struct Worker {
     dirty: Vec<usize>,
     /// Sockets that had more than their turn's worth.
     more: Vec<Token>,
+    /// Connections with peers that have used up their bandwidth, and until when.
+    paused: BTreeSet<(Instant, usize)>,
     inbox: Inbox,
     read_buffer: Box<[u8]>,
     /// Frames for the connection that is being read.
@@ -214,6 +217,7 @@ impl Worker {
             serial: 0,
             dirty: Vec::new(),
             more: Vec::new(),
+            paused: BTreeSet::new(),
             inbox: Inbox::new(),
             read_buffer: vec![0; 64 << 10].into(),
             replies: Vec::new(),
@@ -245,6 +249,7 @@ impl Worker {
             let started = Instant::now();
             let now = Now { instant: started, unix: unix_now() };
             self.handshakes.steps_left = HANDSHAKE_STEPS;
+            self.resume(started);
             for event in &events {
                 self.on_event(now, event);
             }
@@ -284,7 +289,8 @@ impl Worker {
         }
         let clients = self.connections.len() + self.associations.len();
         let sweep = (clients > 0).then_some(self.sweep_at);
-        let due = [self.core.server.poll_timeout(), self.associations.due(), self.publish_at, sweep]
+        let paused = self.paused.first().map(|(until, _)| *until);
+        let due = [self.core.server.poll_timeout(), self.associations.due(), self.publish_at, sweep, paused]
             .into_iter()
             .flatten()
             .min()?;

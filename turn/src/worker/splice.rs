@@ -8,6 +8,7 @@ use rtc_turn_proto::{ConnectionId, Now, RelayId};
 use std::{
     io::{self, Read, Write},
     net::Shutdown,
+    time::Instant,
 };
 
 /// Bytes that one direction may hold before more is read.
@@ -100,10 +101,14 @@ impl Worker {
 
     /// Moves what can be moved, both ways. `true` when nothing more will move before an event.
     pub(super) fn splice(&mut self, index: usize) -> bool {
-        let Self { core, connections, read_buffer, .. } = self;
+        let Self { core, connections, read_buffer, paused, .. } = self;
         let Some(peer) = core.peers.get_mut(index) else { return true };
         let Some(client) = peer.client else { return true };
         let Some(connection) = connections.get_mut(client) else { return true };
+        let now = crate::server::now();
+        if peer.paused.is_some_and(|until| until > now.instant) {
+            return true;
+        }
         let (mut to_peer, mut to_client) = (0, 0);
         let outcome = 'turns: {
             for _ in 0..TURNS {
@@ -162,11 +167,26 @@ impl Worker {
             }
             Some(false)
         };
-        core.server.count_data(connection.flow.transport, to_peer, to_client);
+        let transport = connection.flow.transport;
+        peer.paused = core.server.count_data(now, peer.id, transport, to_peer, to_client);
+        if let Some(until) = peer.paused.filter(|_| outcome.is_some()) {
+            paused.insert((until, index));
+            return true;
+        }
         outcome.unwrap_or_else(|| {
             self.hang_up(client);
             true
         })
+    }
+
+    /// Goes on with connections whose allocations may relay again.
+    pub(super) fn resume(&mut self, now: Instant) {
+        while let Some((until, index)) = self.paused.first().copied()
+            && until <= now
+        {
+            self.paused.pop_first();
+            self.more.push(token(PEER, index));
+        }
     }
 
     /// Ends connections with peers that the protocol has given up, and sends what it has to say.

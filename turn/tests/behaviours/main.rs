@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod abuse;
+mod bandwidth;
 mod common;
 mod coturn_clients;
 mod dtls;

@@ -304,3 +304,19 @@ async fn who_does_not_read_slows_down_who_sends_to_them_and_nobody_else() {
     let received = tokio::spawn(async move { read(&mut slow, sent).await });
     assert!(received.await.unwrap().iter().all(|byte| *byte == 9));
 }
+
+#[tokio::test]
+async fn a_stream_above_the_bandwidth_quota_is_slowed_down_and_loses_nothing() {
+    const RATE: usize = 1_000_000;
+    let bandwidth = std::num::NonZeroU64::new(RATE as u64);
+    let server = start(rtc_turn::Config { bandwidth, ..config() }).await;
+    let (mut control, _) = Control::begin(&server, "alice").await;
+    let (mut client, mut peer) = pair(&server, &mut control, "alice").await;
+    let sent: Vec<u8> = (0..3 * RATE).map(|n| (n % 251) as u8).collect();
+    let since = std::time::Instant::now();
+    let (written, received) = tokio::join!(client.write_all(&sent), read(&mut peer, sent.len()));
+    written.unwrap();
+    assert!(received == sent, "all of it, in order");
+    // a second's worth at once, and what one turn of the loop moves before it is counted
+    assert!(since.elapsed().as_secs_f64() > 1.0, "{:?}", since.elapsed());
+}

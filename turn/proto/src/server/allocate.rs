@@ -15,6 +15,7 @@ use crate::{
         self as attr, AdditionalAddressFamily, EvenPort, Family, Lifetime, RequestedAddressFamily,
         RequestedTransport, ReservationToken,
     },
+    bandwidth::Meter,
     ports::Wanted,
     quotas::Ticket,
     reservations::Reserved,
@@ -399,6 +400,7 @@ impl Server {
             token: None,
             address_error: None,
             connections: None,
+            meter: self.bandwidth.map(|rate| Box::new(Meter::new(rate, now.instant))),
             opening: None,
         }
     }

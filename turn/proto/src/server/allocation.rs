@@ -4,6 +4,7 @@ use super::{Flow, RelayId};
 use crate::{
     ErrorCode, LongTermKey, PasswordAlgorithm, PeerPolicy, TransactionId, Verdict, Writer,
     attributes::{ConnectionId, Family},
+    bandwidth::{Direction, Meter},
     ports::Wanted,
     quotas::Ticket,
     reservations::Reserved,
@@ -42,6 +43,8 @@ pub(super) struct Allocation {
     pub(super) address_error: Option<(Family, ErrorCode)>,
     /// Connections with peers; `Some` for a TCP allocation (RFC 6062), which relays nothing else.
     pub(super) connections: Option<Vec<ConnectionId>>,
+    /// What it may relay, where that is bounded.
+    pub(super) meter: Option<Box<Meter>>,
     /// `Some` until all its relay sockets are open.
     pub(super) opening: Option<Box<Opening>>,
 }
@@ -142,6 +145,11 @@ impl Allocation {
         new.sort_unstable();
         new.dedup();
         new.is_empty() || self.permissions.len() + new.len() <= max
+    }
+
+    /// Whether so many bytes are within the bandwidth quota, which they then count against.
+    pub(super) fn may_relay(&mut self, direction: Direction, bytes: usize, now: Instant) -> bool {
+        self.meter.as_mut().is_none_or(|meter| meter.take(direction, bytes, now))
     }
 
     /// Installs or refreshes a permission, for which there is room.

@@ -1,13 +1,19 @@
 //! Data on its way: ChannelData and Send to peers, and back (RFC 8656, sections 11 and 12).
 
-use super::{ClientAction, Flow, Now, RelayId, Server, is_stream, requests::unknown_attributes};
+use super::{
+    ClientAction, Flow, Now, RelayId, Server,
+    allocation::{Allocation, Channel},
+    is_stream,
+    requests::unknown_attributes,
+};
 use crate::{
     Class, Drop, Message, Method, TransactionId, Verdict, Writer,
     attributes::{self as attr, Family, Icmp, XorPeerAddress},
+    bandwidth::Direction,
     channel_data,
 };
 use rand::Rng;
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Instant};
 
 /// The longest payload that a Data indication can carry beside an IPv6 address.
 const MAX_INDICATED: usize = 65_500;
@@ -23,6 +29,8 @@ pub struct PeerRoute {
     pub flow: Flow,
     peer: SocketAddr,
     channel: Option<u16>,
+    /// The allocation whose bandwidth is bounded, and when the datagrams came.
+    metered: Option<(usize, Instant)>,
 }
 
 impl Server {
@@ -35,11 +43,16 @@ impl Server {
     ) -> ClientAction<'p> {
         let Some((number, payload)) = channel_data::parse(packet) else { return self.drop(Drop::Malformed) };
         let Some(index) = self.find(flow) else { return self.drop(Drop::NoAllocation) };
-        let Some(allocation) = self.allocations.get(index) else { return self.drop(Drop::NoAllocation) };
+        let Some(allocation) = self.allocations.get_mut(index) else {
+            return self.drop(Drop::NoAllocation);
+        };
         let bound = allocation.channels.iter().find(|c| c.number == number && c.expires > now.instant);
-        let Some(channel) = bound else { return self.drop(Drop::NoChannel) };
+        let Some(&Channel { relay, peer, .. }) = bound else { return self.drop(Drop::NoChannel) };
+        if !allocation.may_relay(Direction::ToPeer, payload.len(), now.instant) {
+            return self.drop(Drop::BandwidthQuota);
+        }
         self.counters.to_peers[flow.transport as usize].add(payload.len());
-        ClientAction::Relay { relay: channel.relay, peer: channel.peer, payload, dont_fragment: false }
+        ClientAction::Relay { relay, peer, payload, dont_fragment: false }
     }
 
     /// Never answered, whatever is wrong with it (RFC 8656, section 11.2).
@@ -57,9 +70,8 @@ impl Server {
         if unknown_attributes(message).next().is_some() {
             return self.drop(Drop::Malformed);
         }
-        let Some(allocation) = self.find(flow).and_then(|index| self.allocations.get(index)) else {
-            return self.drop(Drop::NoAllocation);
-        };
+        let Some(index) = self.find(flow) else { return self.drop(Drop::NoAllocation) };
+        let Some(allocation) = self.allocations.get(index) else { return self.drop(Drop::NoAllocation) };
         if allocation.connections.is_some() {
             return self.drop(Drop::Unexpected);
         }
@@ -69,6 +81,10 @@ impl Server {
         };
         if !self.may_exchange(permission.verdict, peer) {
             return self.drop(Drop::PeerDenied);
+        }
+        let within_quota = |a: &mut Allocation| a.may_relay(Direction::ToPeer, payload.len(), now.instant);
+        if !self.allocations.get_mut(index).is_some_and(within_quota) {
+            return self.drop(Drop::BandwidthQuota);
         }
         self.counters.to_peers[flow.transport as usize].add(payload.len());
         let dont_fragment = message.raw(attr::DONT_FRAGMENT).is_some();
@@ -96,28 +112,34 @@ impl Server {
     }
 
     fn find_route(&self, now: Now, relay: RelayId, peer: SocketAddr) -> Result<PeerRoute, Drop> {
-        let allocation = self
-            .relays
-            .get(relay.0 as usize)
-            .and_then(|relay| self.allocations.get(relay.allocation))
-            .ok_or(Drop::NoAllocation)?;
+        let index = self.relays.get(relay.0 as usize).map(|relay| relay.allocation);
+        let index = index.ok_or(Drop::NoAllocation)?;
+        let allocation = self.allocations.get(index).ok_or(Drop::NoAllocation)?;
+        let metered = allocation.meter.is_some().then_some((index, now.instant));
         let bound = allocation.channels.iter().find(|c| c.peer == peer && c.expires > now.instant);
         if let Some(channel) = bound {
             if channel.permitted_until <= now.instant {
                 return Err(Drop::NoPermission);
             }
-            return Ok(PeerRoute { flow: allocation.flow, peer, channel: Some(channel.number) });
+            return Ok(PeerRoute { flow: allocation.flow, peer, channel: Some(channel.number), metered });
         }
         let permission = allocation.permission(&peer.ip(), now.instant).ok_or(Drop::NoPermission)?;
         if !self.may_exchange(permission.verdict, peer) {
             return Err(Drop::PeerDenied);
         }
-        Ok(PeerRoute { flow: allocation.flow, peer, channel: None })
+        Ok(PeerRoute { flow: allocation.flow, peer, channel: None, metered })
     }
 
     /// Appends the message that carries `payload` to the client: ChannelData, or a Data indication.
-    /// `false`, and counted, when no message can.
+    /// `false`, and counted, when no message can, or it is above the bandwidth quota.
     pub fn encode_to_client(&mut self, route: &PeerRoute, payload: &[u8], out: &mut Vec<u8>) -> bool {
+        if let Some((index, now)) = route.metered
+            && let Some(allocation) = self.allocations.get_mut(index)
+            && !allocation.may_relay(Direction::ToClient, payload.len(), now)
+        {
+            self.counters.dropped(Drop::BandwidthQuota);
+            return false;
+        }
         match route.channel {
             Some(number) => channel_data::write(number, payload, is_stream(route.flow.transport), out),
             None if payload.len() > MAX_INDICATED => {

@@ -13,6 +13,7 @@ mod timers;
 use crate::{
     PeerPolicy, PortRange, Quotas, Reservations, Transport,
     attributes::{ConnectionId, Family},
+    bandwidth::{Direction, Meter},
     budget::{ErrorBudget, Rate},
     channel_data::Channels,
     counters::{Counters, Drop},
@@ -29,6 +30,7 @@ use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap, VecDeque},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    num::NonZeroU64,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -208,6 +210,8 @@ pub struct Server {
     peers: Arc<PeerPolicy>,
     quotas: Arc<Quotas>,
     relay_addresses: RelayAddresses,
+    /// Bytes a second that an allocation may relay in each direction.
+    bandwidth: Option<NonZeroU64>,
     /// `Some` while draining: servers that take new allocations.
     alternates: Option<Arc<[SocketAddr]>>,
     allocations: Slab<Allocation>,
@@ -252,6 +256,7 @@ impl Server {
             peers,
             quotas,
             relay_addresses,
+            bandwidth: None,
             alternates: None,
             allocations: Slab::new(),
             by_flow: HashMap::with_hasher(hasher.clone()),
@@ -294,6 +299,17 @@ impl Server {
         self.relay_addresses = addresses;
     }
 
+    /// Bounds what each allocation, those that live included, relays in each direction, in bytes of
+    /// application data a second. `None`, as it begins, is without bound.
+    pub fn set_bandwidth(&mut self, now: Now, bandwidth: Option<NonZeroU64>) {
+        if bandwidth != self.bandwidth {
+            for (_, allocation) in &mut self.allocations {
+                allocation.meter = bandwidth.map(|rate| Box::new(Meter::new(rate, now.instant)));
+            }
+            self.bandwidth = bandwidth;
+        }
+    }
+
     /// Refuses new allocations from now on, with 300 and one of the alternates of the client's
     /// family, or with 486 when there is none. What lives, lives on.
     pub fn drain(&mut self, alternates: Arc<[SocketAddr]>) {
@@ -311,10 +327,22 @@ impl Server {
         self.counters.dropped(why);
     }
 
-    /// The driver's part of the counters: bytes between clients over `transport` and TCP peers.
-    pub fn count_data(&mut self, transport: Transport, to_peer: usize, to_client: usize) {
+    /// Bytes have flowed through a data connection (RFC 6062, section 4.5). Above the bandwidth quota:
+    /// until when nothing more is to be read from either side.
+    pub fn count_data(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        transport: Transport,
+        to_peer: usize,
+        to_client: usize,
+    ) -> Option<Instant> {
         self.counters.to_peers[transport as usize].bytes += to_peer as u64;
         self.counters.to_clients[transport as usize].bytes += to_client as u64;
+        let index = self.allocation_of(id)?;
+        let meter = self.allocations.get_mut(index)?.meter.as_mut()?;
+        let to_peer = meter.owe(Direction::ToPeer, to_peer, now.instant);
+        to_peer.max(meter.owe(Direction::ToClient, to_client, now.instant))
     }
 
     /// How many allocations each key of the ring began.
