@@ -97,7 +97,7 @@ pub async fn run(
     let admin = tokio::spawn(rtc_service::admin::serve(listener, program, rtc_service::admin::open()));
 
     // Asked once and early, since a watch would only retry for ever.
-    let clusters = Api::<RtcCluster>::all(client.clone());
+    let clusters: Api<RtcCluster> = scoped(&client, arguments.namespaces.first());
     if let Err(kube::Error::Api(status)) =
         clusters.list_metadata(&kube::api::ListParams::default().limit(1)).await
         && status.code == 404

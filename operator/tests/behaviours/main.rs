@@ -20,6 +20,7 @@ mod logs;
 mod monitoring_is_there_where_it_can_be;
 mod only_who_must_connects;
 mod others_fields_survive;
+mod rights;
 mod ring_history;
 mod routes_lead_in;
 mod rules_refuse_with_advice;

@@ -13,6 +13,7 @@ use kube::{Client, Config};
 use tokio::sync::OnceCell;
 
 static SERVER: OnceCell<Config> = OnceCell::const_new();
+static AUDIT_LOG: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
 static ETCD: std::sync::OnceLock<u16> = std::sync::OnceLock::new();
 /// Kept to the end of the process, which is theirs too: see [`watchdog`].
 static CHILDREN: Mutex<Vec<Child>> = Mutex::new(Vec::new());
@@ -25,6 +26,11 @@ pub(crate) async fn client() -> Client {
 /// How an administrator reaches it.
 pub(crate) async fn config() -> Config {
     SERVER.get_or_init(start).await.clone()
+}
+
+/// What ServiceAccounts asked for.
+pub(crate) fn audit_log() -> &'static Path {
+    AUDIT_LOG.get().unwrap()
 }
 
 /// Stores an object as it is, as one that was taken under an older definition: nothing checks it.
@@ -45,7 +51,7 @@ pub(crate) async fn store(key: &str, value: &serde_json::Value) {
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
 
-fn binary(name: &str) -> PathBuf {
+pub(crate) fn binary(name: &str) -> PathBuf {
     let assets = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
     let path = std::env::var_os("PATH").unwrap_or_default();
     let places: Vec<_> = assets
@@ -145,6 +151,16 @@ async fn start() -> Config {
         format!("--service-account-key-file={key}"),
         format!("--service-account-signing-key-file={key}"),
     ]);
+    let policy = directory.join("audit.json");
+    let accounts = serde_json::json!({"level": "Metadata", "userGroups": ["system:serviceaccounts"]});
+    let rules = serde_json::json!({
+        "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"],
+        "rules": [accounts, {"level": "None"}],
+    });
+    std::fs::write(&policy, rules.to_string()).unwrap();
+    let log = AUDIT_LOG.get_or_init(|| directory.join("audit.log"));
+    flags.push(format!("--audit-policy-file={}", policy.display()));
+    flags.push(format!("--audit-log-path={}", log.display()));
     spawn(&directory, "kube-apiserver", &flags);
 
     let kubeconfig = format!(
