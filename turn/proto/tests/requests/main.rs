@@ -1,6 +1,7 @@
 //! What each request gets (RFC 8656, sections 5 to 12).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod abuse;
 mod bandwidth;
 #[path = "../common/mod.rs"]
 mod common;
