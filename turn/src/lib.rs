@@ -19,6 +19,7 @@
 //! | `post` | datagrams from one worker's clients to another's |
 //! | `reload` | keys and the fleet, from files that change |
 //! | `readiness` | a real allocation that relays to itself, or a Binding where TURN is off |
+//! | `open_files` | the limit on sockets |
 //! | `telemetry` | what workers publish; metrics and status |
 //!
 //! The protocol is `rtc_turn_proto`'s; this crate owns sockets and clocks.

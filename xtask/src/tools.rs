@@ -12,7 +12,7 @@ use crate::process::{cargo, command, output, run, which};
 type Packaged = (&'static str, &'static str);
 
 /// Programs that the tests start.
-const PACKAGED: [Packaged; 7] = [
+const PACKAGED: [Packaged; 9] = [
     ("redis-server", "redis-server"),
     ("turnutils_uclient", "coturn"),
     ("ip", "iproute2"),
@@ -20,6 +20,9 @@ const PACKAGED: [Packaged; 7] = [
     ("chromedriver", "chromium-driver"),
     ("node", "nodejs"),
     ("openssl", "openssl"),
+    ("go", "golang-go"),
+    // what Python lacks on Debian without it is no program
+    ("python3", "python3-venv"),
 ];
 
 /// Fails when `program` is not on PATH, saying how to get it.

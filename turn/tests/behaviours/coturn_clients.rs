@@ -14,8 +14,9 @@ use tokio::{process::Command, time::timeout};
 async fn run(program: &str, arguments: &[&str]) -> String {
     let mut command = Command::new(program);
     command.args(arguments).kill_on_drop(true);
-    let output =
-        timeout(Duration::from_secs(60), command.output()).await.expect("it did not end in a minute");
+    let output = timeout(Duration::from_secs(60), command.output())
+        .await
+        .unwrap_or_else(|_| panic!("{program} {arguments:?} did not end in a minute"));
     let output = output.unwrap_or_else(|e| panic!("{program}: {e}; install Debian's package coturn"));
     let text =
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -25,9 +26,10 @@ async fn run(program: &str, arguments: &[&str]) -> String {
 
 /// Runs two pairs of clients that call each other through the relay, and wants every packet back.
 async fn call(server: &Handle, transport: Transport, flags: &[&str]) {
-    let port = address(server, transport).port().to_string();
+    let at = address(server, transport);
+    let (ip, port) = (at.ip().to_string(), at.port().to_string());
     let common = ["-y", "-n", "10", "-m", "2", "-z", "5", "-u", "alice", "-W", SECRET, "-p", &port];
-    let text = run("turnutils_uclient", &[flags, &common, &["127.0.0.1"]].concat()).await;
+    let text = run("turnutils_uclient", &[flags, &common, &[&*ip]].concat()).await;
     assert!(text.contains("Total lost packets 0 (0.000000%)"), "{flags:?}: {text}");
 }
 
@@ -61,6 +63,23 @@ async fn uclient_relays_over_tls_by_send_and_by_channel() {
     let server = start(with_certificate(dir.path(), &["tls://127.0.0.1:0"], rfc5766())).await;
     call(&server, Transport::Tls, &["-c", "-t", "-S", "-s"]).await;
     call(&server, Transport::Tls, &["-c", "-t", "-S"]).await;
+}
+
+#[tokio::test]
+async fn uclient_relays_ipv6_over_ipv6_by_every_transport() {
+    let dir = tempfile::tempdir().unwrap();
+    issue(dir.path());
+    let listen = ["udp://[::1]:0", "tcp://[::1]:0", "tls://[::1]:0"];
+    let relay = vec!["127.0.0.1".parse().unwrap(), "::1".parse().unwrap()];
+    let server = start(with_certificate(dir.path(), &listen, rtc_turn::Config { relay, ..rfc5766() })).await;
+    let transports = [(Transport::Udp, &[][..]), (Transport::Tcp, &["-t"]), (Transport::Tls, &["-t", "-S"])];
+    for (transport, flags) in transports {
+        let (send, channel) = ([flags, &["-c", "-x", "-s"]].concat(), [flags, &["-c", "-x"]].concat());
+        tokio::join!(call(&server, transport, &send), call(&server, transport, &channel));
+    }
+    let port = address(&server, Transport::Udp).port().to_string();
+    let text = run("turnutils_stunclient", &["-p", &port, "::1"]).await;
+    assert!(text.contains("UDP reflexive addr: ::1:"), "{text}");
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ mod common;
 mod coturn_clients;
 mod dtls;
 mod ipv6;
+mod library_clients;
 mod lifecycle;
 mod load;
 mod lost_datagrams;
