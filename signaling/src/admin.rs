@@ -31,6 +31,7 @@ impl Program for Admin {
 /// `/status` of a replica.
 pub(crate) fn status(server: &Server) -> Value {
     let hub = server.hub();
+    let down = hub.store().down();
     let mut status = json!({
         "program": "rtc-signaling",
         "version": env!("CARGO_PKG_VERSION"),
@@ -39,8 +40,11 @@ pub(crate) fn status(server: &Server) -> Value {
         "sessions": hub.sessions(),
         "rooms": hub.rooms(),
         "draining": server.is_draining(),
-        "store": {"kind": hub.store().kind(), "up": hub.store().down_since().is_none()},
+        "store": {"kind": hub.store().kind(), "up": down.is_none()},
     });
+    if let Some(down) = down {
+        status["store"]["reason"] = down.to_string().into();
+    }
     if let (Some(status), Value::Object(ice)) = (status.as_object_mut(), server.ice().status()) {
         status.extend(ice);
     }

@@ -52,6 +52,10 @@ pub struct Metrics {
     pub slow_readers: Counter,
     /// Seconds from a signal to its place in the log.
     pub store_write: Histogram,
+    /// Seconds that Redis took for a script, waits for a slot that moves among them.
+    pub store_answer: Histogram,
+    /// Entries by which a room on this replica was behind its log when its lease was renewed.
+    pub log_lag: Histogram,
     /// Times that missed entries were read from the log.
     pub gaps: Counter,
     /// Rooms that were taken afresh, because their log was lost.
@@ -80,6 +84,9 @@ impl Metrics {
         let (slow_readers, gaps, resyncs) = (Counter::default(), Counter::default(), Counter::default());
         let (sessions, rooms, store_up) = (Gauge::default(), Gauge::default(), Gauge::default());
         let store_write = Histogram::new([0.0001, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0]);
+        let store_answer =
+            Histogram::new([0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25, 1.0, 2.0]);
+        let log_lag = Histogram::new([0.0, 1.0, 2.0, 4.0, 16.0, 64.0, 256.0]);
         registry.register("connections", "Open connections of clients", connections.clone());
         registry.register("messages", "Messages of clients", messages.clone());
         registry.register("resumes", "Sessions that clients tried to resume", resumes.clone());
@@ -91,6 +98,10 @@ impl Metrics {
         );
         let about = "Time from a signal to its place in the room's log";
         registry.register_with_unit("store_write", about, Unit::Seconds, store_write.clone());
+        let about = "Time that Redis took for a script";
+        registry.register_with_unit("store_answer", about, Unit::Seconds, store_answer.clone());
+        let about = "Entries by which rooms here were behind their logs when leases were renewed";
+        registry.register("log_lag", about, log_lag.clone());
         registry.register("gaps", "Times that missed entries were read from the log", gaps.clone());
         registry.register("resyncs", "Rooms taken afresh, because their log was lost", resyncs.clone());
         registry.register("sessions", "Sessions whose connections are here", sessions.clone());
@@ -103,6 +114,8 @@ impl Metrics {
             refused,
             slow_readers,
             store_write,
+            store_answer,
+            log_lag,
             gaps,
             resyncs,
             sessions,

@@ -361,9 +361,9 @@ impl Server {
             return Err("draining".into());
         }
         self.gate().ready()?;
-        match self.hub.store().down_since() {
+        match self.hub.store().down() {
             None => Ok(()),
-            Some(since) => Err(format!("the store of rooms cannot be reached since {since}")),
+            Some(down) => Err(down.to_string()),
         }
     }
 
@@ -376,7 +376,7 @@ impl Server {
     /// `/metrics`.
     #[must_use]
     pub fn metrics(&self) -> String {
-        let up = self.hub.store().down_since().is_none();
+        let up = self.hub.store().down().is_none();
         self.hub.metrics().text(self.hub.sessions(), self.hub.rooms(), up)
     }
 

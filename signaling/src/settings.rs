@@ -8,13 +8,13 @@ use crate::{
     store::{
         Shared,
         memory::MemoryRooms,
-        redis::{RedisRooms, UrlError},
+        redis::{Mode, RedisRooms, TlsFiles, UrlError},
     },
     tls::{Tls, TlsError},
 };
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
-use rtc_service::{HumanDuration, log::LogFormat};
+use rtc_service::{HumanDuration, log::LogFormat, watch};
 use rtc_signaling_proto::ops::RoomLimits;
 use serde::{Deserialize, Serialize};
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -33,13 +33,27 @@ pub struct Settings {
     /// The certificate's private key, a PEM file
     #[arg(long, env = "RTC_SIGNALING_TLS_KEY")]
     pub tls_key: Option<PathBuf>,
-    /// Where rooms are kept: `memory`, for one process, or redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE]
-    /// [default: memory]
+    /// Where rooms are kept: `memory`, for one process, or redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE],
+    /// rediss:// with TLS; see also --redis-mode [default: memory]
     #[arg(long, env = "RTC_SIGNALING_STORE", hide_env_values = true)]
     pub store: Option<StoreUrl>,
-    /// A file that holds the URL of Redis, such as a mounted Secret; instead of --store
+    /// A file that holds the URL of Redis, such as a mounted Secret; instead of --store. When it changes, its
+    /// new content holds
     #[arg(long, env = "RTC_SIGNALING_REDIS_URL_FILE", conflicts_with = "store")]
     pub redis_url_file: Option<PathBuf>,
+    /// How Redis is run. With `sentinel` the URL is redis://[[USER]:PASSWORD@]SENTINEL[:PORT],…/SERVICE, with
+    /// `cluster` redis://[[USER]:PASSWORD@]HOST[:PORT],… [default: standalone]
+    #[arg(long, env = "RTC_SIGNALING_REDIS_MODE", value_enum)]
+    pub redis_mode: Option<Mode>,
+    /// The authorities (PEM) that may sign the certificate of a rediss:// server [default: the system's]
+    #[arg(long, env = "RTC_SIGNALING_REDIS_CA")]
+    pub redis_ca: Option<PathBuf>,
+    /// The certificate (PEM) to show to a rediss:// server
+    #[arg(long, env = "RTC_SIGNALING_REDIS_CERT")]
+    pub redis_cert: Option<PathBuf>,
+    /// The key (PEM) of --redis-cert
+    #[arg(long, env = "RTC_SIGNALING_REDIS_KEY")]
+    pub redis_key: Option<PathBuf>,
     /// The directory of the keys that sign TURN credentials: a file a key
     #[arg(long, env = "RTC_SIGNALING_KEYS")]
     pub keys: Option<PathBuf>,
@@ -102,6 +116,15 @@ pub struct Settings {
     /// What this replica is called in status and leases [default: the host's name]
     #[arg(long, env = "RTC_SIGNALING_NAME")]
     pub name: Option<String>,
+}
+
+/// The content of the one file.
+fn text(files: &watch::Files) -> String {
+    files
+        .values()
+        .next()
+        .map(|content| String::from_utf8_lossy(content).trim().to_owned())
+        .unwrap_or_default()
 }
 
 /// Where rooms are kept. Shown without a password.
@@ -194,22 +217,39 @@ impl Settings {
         self.drain_timeout.map_or(DRAIN_TIMEOUT, Duration::from)
     }
 
-    /// The rooms.
+    /// The rooms. Must be called in a tokio runtime.
     ///
     /// # Errors
     /// [`SettingsError`].
     pub fn rooms(&self) -> Result<Shared, SettingsError> {
         let limits = RoomLimits::default();
         if let Some(path) = &self.redis_url_file {
-            let url = std::fs::read_to_string(path)
-                .map_err(|source| SettingsError::UrlFile { path: path.clone(), source })?;
-            return Ok(Shared::Redis(RedisRooms::new(url.trim(), limits)?));
+            let failed = |source| SettingsError::UrlFile { path: path.clone(), source };
+            let mut files = watch::files(path.clone(), watch::INTERVAL).map_err(failed)?;
+            let url = text(&files.borrow_and_update());
+            let rooms = self.redis(&url, limits)?;
+            let kept = rooms.clone();
+            tokio::spawn(async move {
+                while files.changed().await.is_ok() {
+                    let url = text(&files.borrow_and_update());
+                    if let Err(error) = kept.retarget(&url) {
+                        tracing::warn!(%error, "the new URL of Redis is not used");
+                    }
+                }
+            });
+            return Ok(Shared::Redis(rooms));
         }
         match self.store.as_ref().map(|url| url.0.as_str()) {
             None | Some("memory") => Ok(Shared::Memory(MemoryRooms::new(limits))),
-            Some(url) if url.starts_with("redis") => Ok(Shared::Redis(RedisRooms::new(url, limits)?)),
+            Some(url) if url.starts_with("redis") => Ok(Shared::Redis(self.redis(url, limits)?)),
             Some(_) => Err(SettingsError::Store),
         }
+    }
+
+    fn redis(&self, url: &str, limits: RoomLimits) -> Result<RedisRooms, UrlError> {
+        let (ca, cert, key) = (self.redis_ca.clone(), self.redis_cert.clone(), self.redis_key.clone());
+        let mode = self.redis_mode.unwrap_or_default();
+        RedisRooms::configured(url, mode, TlsFiles { ca, cert, key }, limits)
     }
 
     /// The source of `iceServers`. Must be called in a tokio runtime.

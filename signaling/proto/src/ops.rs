@@ -13,6 +13,8 @@ pub struct RoomLimits {
     pub log_entries: u64,
     /// How long they are kept at least; at most twice as long.
     pub log_age: Duration,
+    /// Bytes of frames that are kept at most, and half as many at least; but for the last frame, which is.
+    pub log_bytes: u64,
     /// Requests that are remembered at least, to recognise a repeated one; at most twice as many.
     pub seen: usize,
     /// How long a replica's members stay without a sign of it.
@@ -26,6 +28,7 @@ impl Default for RoomLimits {
         Self {
             log_entries: 512,
             log_age: Duration::from_secs(60),
+            log_bytes: 2 << 20,
             seen: 1024,
             replica_lease: Duration::from_secs(12),
             detached_lease: Duration::from_secs(15),

@@ -42,8 +42,10 @@ pub struct Room {
     log: VecDeque<Entry>,
     /// Entries up to this one are too old to be repeated.
     floor: u64,
-    /// The floor to be, and since when.
+    /// The floor to be by age, and since when.
     mark: (u64, u64),
+    /// The floor to be by weight, and the bytes since.
+    heavy: (u64, u64),
     seen: [HashMap<(MemberId, String), u64>; 2],
     out: VecDeque<Entry>,
 }
@@ -62,6 +64,7 @@ impl Room {
             log: VecDeque::new(),
             floor: 0,
             mark: (0, now),
+            heavy: (0, 0),
             seen: [HashMap::new(), HashMap::new()],
             out: VecDeque::new(),
         }
@@ -97,8 +100,11 @@ impl Room {
 
     /// A member enters, if there is a place; those whose lease has run out take none.
     pub fn join(&mut self, join: Join, now: u64) -> Joined {
-        let again = self.members.get(&join.member).is_some_and(|m| m.secret == join.secret);
-        if !again {
+        let again = self.members.get_mut(&join.member).filter(|m| m.secret == join.secret);
+        if let Some(member) = again {
+            member.holder = Some(join.holder.clone());
+            self.leases.remove(&Lease::Detached(join.member));
+        } else {
             let most = match (self.max, join.bound) {
                 (0, most) | (most, 0) => most,
                 (a, b) => a.min(b),
@@ -278,14 +284,14 @@ impl Room {
         if went_back || self.members.is_empty() {
             self.epoch = fresh;
             self.seq = self.seq.max(assert.seq);
-            (self.floor, self.mark) = (self.seq, (self.seq, now));
+            (self.floor, self.mark, self.heavy) = (self.seq, (self.seq, now), (self.seq, 0));
             self.log.clear();
             self.out.clear();
         }
         self.hold(assert.holder.clone(), now);
         for held in assert.members {
             let known = self.members.get(&held.member);
-            if known.is_some_and(|m| m.conn >= held.conn) {
+            if known.is_some_and(|m| m.conn > held.conn || (m.conn == held.conn && m.holder.is_some())) {
                 continue;
             }
             if known.is_none() {
@@ -357,6 +363,11 @@ impl Room {
 
     fn append(&mut self, draft: Draft) {
         self.seq += 1;
+        self.heavy.1 += draft.rest.len() as u64;
+        if self.heavy.1 * 2 >= self.limits.log_bytes {
+            self.floor = self.floor.max(self.heavy.0);
+            self.heavy = (self.seq, 0);
+        }
         let entry = draft.number(self.epoch, self.seq);
         self.log.push_back(entry.clone());
         self.out.push_back(entry);

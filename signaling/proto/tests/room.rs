@@ -15,6 +15,7 @@ use std::{
 const LIMITS: RoomLimits = RoomLimits {
     log_entries: 8,
     log_age: Duration::from_millis(400),
+    log_bytes: 1 << 20,
     seen: 4,
     replica_lease: Duration::from_millis(100),
     detached_lease: Duration::from_millis(150),

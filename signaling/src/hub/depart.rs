@@ -46,13 +46,15 @@ impl Hub {
     pub(super) fn remove(&self, room: &RoomName, key: u64) -> Option<(u64, u64)> {
         let mut rooms = self.lock(room);
         let hosted = rooms.get_mut(room)?;
-        let at = hosted.locals.iter().position(|l| l.key == key)?;
-        let local = hosted.locals.remove(at);
+        let at = hosted.locals.iter().position(|l| l.key == key);
+        let local = at.map(|at| hosted.locals.remove(at));
         let epoch = hosted.base.map_or(0, |(epoch, _)| epoch);
-        self.ended(1);
+        // also when its last session was ended by the log
         if hosted.locals.is_empty() {
             self.close(&mut rooms, room);
         }
+        let local = local?;
+        self.ended(1);
         Some((epoch, local.cursor()))
     }
 

@@ -150,7 +150,8 @@ impl Hosted {
         self.drain()
     }
 
-    fn drain(&mut self) -> Next {
+    /// What was early and no longer is goes out; what is still missing has to be read.
+    pub(crate) fn drain(&mut self) -> Next {
         while let Some(mut first) = self.early.first_entry() {
             // before the first session is in, nothing is known to be missing
             let Some((epoch, seq)) = self.base else { break };

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{outbox::Out, parcel::Parcel, store::Listener};
 use rtc_signaling_proto::RoomName;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 impl Listener for Hub {
     fn entry(&self, room: &RoomName, parcel: &Arc<Parcel>) {
@@ -18,6 +18,10 @@ impl Listener for Hub {
 
     fn gap(&self) {
         self.poke.notify_one();
+    }
+
+    fn answered(&self, after: Duration) {
+        self.metrics.store_answer.observe(after.as_secs_f64());
     }
 
     fn health(&self, down_since: Option<u64>) {

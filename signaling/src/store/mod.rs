@@ -33,6 +33,24 @@ pub trait Listener: Send + Sync + 'static {
     fn gap(&self);
     /// The store cannot be reached since this Unix second, or (`None`) is back.
     fn health(&self, down_since: Option<u64>);
+    /// The store has answered after so long.
+    fn answered(&self, _after: Duration) {}
+}
+
+/// A store that cannot be reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Down {
+    /// Since when: Unix seconds.
+    pub since: u64,
+    /// Why, as it was last.
+    pub reason: String,
+}
+
+impl std::fmt::Display for Down {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let seconds = rtc_service::clock::unix_now().saturating_sub(self.since);
+        write!(f, "Redis is gone since {seconds} s: {}", self.reason)
+    }
 }
 
 /// The rooms that all replicas share.
@@ -248,12 +266,12 @@ impl Store {
         both!(self, store => store.once(word, remembered).await)
     }
 
-    /// Since when (Unix seconds) the store cannot be reached.
+    /// Since when and why the store cannot be reached.
     #[must_use]
-    pub fn down_since(&self) -> Option<u64> {
+    pub fn down(&self) -> Option<Down> {
         match self {
             Self::Memory(_) => None,
-            Self::Redis(store) => store.down_since(),
+            Self::Redis(store) => store.down(),
         }
     }
 }

@@ -20,6 +20,7 @@ use std::{
 const LIMITS: RoomLimits = RoomLimits {
     log_entries: 20,
     log_age: Duration::from_secs(3600),
+    log_bytes: 400,
     seen: 5,
     replica_lease: Duration::from_millis(400),
     detached_lease: Duration::from_millis(400),
@@ -94,10 +95,10 @@ struct Side {
 }
 
 impl Side {
-    fn new(shared: &Shared) -> Self {
+    fn new(shared: &Shared, case: usize) -> Self {
         let heard = Arc::new(Heard::default());
         let listener: Arc<dyn Listener> = heard.clone();
-        let replicas = ["pod-0", "pod-1"].map(|name| name.parse::<ReplicaId>().unwrap());
+        let replicas = ["a", "b"].map(|name| format!("pod-{name}-{case}").parse::<ReplicaId>().unwrap());
         let stores = replicas.clone().map(|replica| shared.open(replica, Arc::downgrade(&listener)));
         stores.iter().for_each(Store::begin);
         Self { stores, replicas, heard, epochs: Vec::new() }
@@ -268,10 +269,11 @@ async fn both_stores_answer_alike() {
     for case in 0..24 {
         let ops = cases.new_tree(&mut runner).unwrap().current();
         let room: RoomName = format!("room {case} {{p}}").parse().unwrap();
-        let mut memory = Side::new(&Shared::Memory(MemoryRooms::new(LIMITS)));
-        let mut on_redis = Side::new(&Shared::Redis(RedisRooms::new(&redis.url(), LIMITS).unwrap()));
-        for side in [&memory, &on_redis] {
-            side.stores[0].host(&room).await.unwrap();
+        let mut memory = Side::new(&Shared::Memory(MemoryRooms::new(LIMITS)), case);
+        let shared = Shared::Redis(RedisRooms::new(&redis.url(), LIMITS).unwrap());
+        let mut on_redis = Side::new(&shared, case);
+        for store in memory.stores.iter().chain(&on_redis.stores) {
+            store.host(&room).await.unwrap();
         }
         let mut done = Vec::new();
         for op in ops {

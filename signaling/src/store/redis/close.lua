@@ -1,4 +1,3 @@
-local epoch = redis.call('HGET', meta, 'epoch')
 if not epoch then return {'unknown'} end
 local all = {}
 for _, member in ipairs(redis.call('HKEYS', members)) do
@@ -8,6 +7,6 @@ table.sort(all, function(a, b)
   if a.since ~= b.since then return a.since < b.since end
   return a.member < b.member
 end)
-for _, who in ipairs(all) do remove(epoch, who.member, 'kicked') end
+for _, who in ipairs(all) do remove(who.member, 'kicked') end
 tidy()
 return {'closed'}

@@ -5,88 +5,103 @@
 //! | `rtc:{pN}:meta:ROOM` | hash: epoch, seq, max, and how far back the log is known |
 //! | `rtc:{pN}:members:ROOM` | hash: member -> connection epoch, since, holder, secret's hash, profile |
 //! | `rtc:{pN}:leases:ROOM` | zset: a replica (`r:`) or a detached session (`d:`) -> when it runs out |
-//! | `rtc:{pN}:log:ROOM` | stream: id = seq, bounded in length and age |
+//! | `rtc:{pN}:log:ROOM` | stream: id = seq, bounded in length, age and bytes |
 //! | `rtc:{pN}:seen:ROOM`, `…:older:ROOM` | hashes: requests, to recognise a repeated one |
 //! | `rtc:{pN}:due` | zset: room -> when its first lease runs out; so the list of all rooms |
-//! | `rtc:once:WORD` | a token that is good for one connection, and has been used |
-//! | `rtc:{pN}:room:ROOM` | channel: what is appended to the log |
+//! | `rtc:{pN}:once:WORD` | a token that is good for one connection, and has been used |
+//! | `rtc:{pN}:alive` | what a probe writes |
+//! | `rtc:{pN}:to:REPLICA` (on Redis Cluster), `rtc:to:REPLICA` | channel: what a replica hosts and others write |
 //!
 //! N is one of 128 partitions, by the room's name, so that Redis Cluster spreads rooms and each script has
 //! all its keys in one place. Each write is one script: it authorizes, recognises a repetition, counts
 //! places, numbers, appends and publishes, and nothing comes between. Times are Redis's own.
+//!
+//! A room knows of which life of Redis's data it is. The first script that a server runs on a room of an
+//! earlier life, one that ended with a failover or a restart, gives the room a new epoch.
+//!
+//! A user needs `~rtc:* &rtc:* +@all -@admin -@dangerous +info`, and on Redis Cluster `+cluster|slots`.
 
+mod backoff;
+mod finder;
+mod fleet;
+mod inbox;
+mod node;
 mod scripts;
-mod subscriber;
+mod slots;
+mod target;
 
-use super::{Listener, Outcome, StoreError};
-use redis::{
-    Client, RedisError, Script,
-    aio::{ConnectionManager, ConnectionManagerConfig},
-};
+pub use target::{Mode, TlsFiles, UrlError};
+
+use super::{Down, Listener, Outcome, StoreError};
+use crate::parcel::Parcel;
+use fleet::Fleet;
+use node::ANSWER;
+use redis::{ErrorKind, RedisError, ServerErrorKind};
 use rtc_signaling_proto::{
-    MemberId, ReplicaId, RoomName,
+    Entry, MemberId, ReplicaId, RoomName,
     entry::{Draft, Reason},
     ops::*,
 };
-use scripts::{Reply, SCRIPTS};
+use scripts::{Reply, SCRIPTS, Script};
+use slots::{PARTITIONS, key, partition};
 use std::{
+    collections::HashSet,
     fmt,
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
-use subscriber::Subscriber;
-use tokio::{
-    sync::{Notify, watch},
-    task::AbortHandle,
-};
+use target::Target;
+use tokio::{sync::watch, task::AbortHandle, time::Instant};
 
-const PARTITIONS: u64 = 128;
-/// Redis answers within a millisecond or is in trouble.
-const ANSWER: Duration = Duration::from_secs(2);
-/// How often Redis is asked whether it is there.
-const HEALTH: Duration = Duration::from_secs(1);
-
-/// Why Redis cannot be used as configured.
-#[derive(Debug, thiserror::Error)]
-pub enum UrlError {
-    /// The URL is none of Redis.
-    #[error("{0:?} is no Redis URL; write redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE]")]
-    Url(String),
-    /// TLS is not built in.
-    #[error("rediss:// (TLS) is not supported; use redis:// within a network that you trust")]
-    Tls,
-}
+/// How long a script waits that Redis Cluster asks to come again.
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// Rooms that all processes share that use the same Redis.
 #[derive(Clone)]
 pub struct RedisRooms {
-    client: Arc<Client>,
+    target: Arc<watch::Sender<Target>>,
+    tls: TlsFiles,
     limits: RoomLimits,
 }
 
 impl fmt::Debug for RedisRooms {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // the client knows the password
-        f.write_str("RedisRooms")
+        write!(f, "RedisRooms({:?})", self.target.borrow())
     }
 }
 
 impl RedisRooms {
-    /// Rooms on the Redis at `url`. Nothing is connected yet.
+    /// Rooms on the one Redis at `url`. Nothing is connected yet.
     ///
     /// # Errors
     /// [`UrlError`].
     pub fn new(url: &str, limits: RoomLimits) -> Result<Self, UrlError> {
-        if url.starts_with("rediss:") {
-            return Err(UrlError::Tls);
-        }
-        // what is shown must not have the password
-        let shown = url.rsplit('@').next().unwrap_or_default();
-        let client = Client::open(url).map_err(|_| UrlError::Url(shown.to_owned()))?;
-        Ok(Self { client: Arc::new(client), limits })
+        Self::configured(url, Mode::Standalone, TlsFiles::default(), limits)
+    }
+
+    /// Rooms on a Redis that is run in this mode.
+    ///
+    /// # Errors
+    /// [`UrlError`].
+    pub fn configured(url: &str, mode: Mode, tls: TlsFiles, limits: RoomLimits) -> Result<Self, UrlError> {
+        let target = Target::parse(url, mode, &tls)?;
+        target.check()?;
+        Ok(Self { target: Arc::new(watch::channel(target).0), tls, limits })
+    }
+
+    /// The URL has changed, perhaps only the password. What is connected stays until it works.
+    ///
+    /// # Errors
+    /// [`UrlError`]; all stays as it is.
+    pub fn retarget(&self, url: &str) -> Result<(), UrlError> {
+        let mode = self.target.borrow().mode;
+        let target = Target::parse(url, mode, &self.tls)?;
+        self.target.send_if_modified(|last| {
+            let changed = *last != target;
+            *last = target;
+            changed
+        });
+        Ok(())
     }
 
     /// How rooms are kept.
@@ -96,95 +111,43 @@ impl RedisRooms {
     }
 
     pub(super) fn open(&self, replica: ReplicaId, listener: Weak<dyn Listener>) -> RedisStore {
-        let config = ConnectionManagerConfig::new()
-            .set_number_of_retries(1)
-            .set_min_delay(Duration::from_millis(50))
-            .set_max_delay(Duration::from_millis(500))
-            .set_response_timeout(Some(ANSWER))
-            .set_connection_timeout(Some(ANSWER));
-        // without I/O: only a malformed configuration fails, and `new` has seen it
-        let connection = ConnectionManager::new_lazy_with_config(Client::clone(&self.client), config).ok();
-        let health = Arc::new(Health::default());
-        let (begun, begin) = watch::channel(false);
-        let mut tasks = Vec::new();
-        if let Some(connection) = connection.clone() {
-            let watch = health.clone().watch(connection, listener.clone());
-            tasks.push(tokio::spawn(after(begin.clone(), watch)).abort_handle());
-        }
-        let (subscriber, task) = Subscriber::start(self.client.clone(), listener, begin);
-        tasks.push(task);
-        let settings = [
-            self.limits.log_entries.to_string(),
-            self.limits.log_age.as_millis().to_string(),
-            self.limits.seen.to_string(),
-            self.limits.replica_lease.as_millis().to_string(),
-            self.limits.detached_lease.as_millis().to_string(),
-        ];
-        RedisStore { replica, connection, health, subscriber, settings, begun, tasks }
-    }
-}
-
-/// Does something once the store has begun.
-async fn after(mut begin: watch::Receiver<bool>, act: impl Future<Output = ()>) {
-    if begin.wait_for(|begun| *begun).await.is_ok() {
-        act.await;
-    }
-}
-
-/// Whether Redis answers.
-#[derive(Debug, Default)]
-struct Health {
-    /// Unix seconds; 0 while it answers.
-    down_since: AtomicU64,
-    doubt: Notify,
-}
-
-impl Health {
-    async fn watch(self: Arc<Self>, connection: ConnectionManager, listener: Weak<dyn Listener>) {
-        loop {
-            let mut connection = connection.clone();
-            let ping = async move { redis::cmd("PING").query_async::<()>(&mut connection).await };
-            let error = match tokio::time::timeout(ANSWER, ping).await {
-                Ok(Ok(())) => None,
-                Ok(Err(error)) => Some(error.to_string()),
-                Err(_) => Some("no answer in time".to_owned()),
-            };
-            let was = self.down_since.load(Ordering::Relaxed);
-            let Some(listener) = listener.upgrade() else { return };
-            match error {
-                None if was != 0 => {
-                    tracing::info!("Redis is back");
-                    self.down_since.store(0, Ordering::Relaxed);
-                    listener.health(None);
-                }
-                Some(error) if was == 0 => {
-                    tracing::warn!(error, "Redis cannot be reached; rooms go on within this replica");
-                    let now = rtc_service::clock::unix_now();
-                    self.down_since.store(now, Ordering::Relaxed);
-                    listener.health(Some(now));
-                }
-                _ => {}
+        let limits = self.limits;
+        let channel = match self.target.borrow().mode {
+            Mode::Cluster => None,
+            _ => Some("rtc:to:".to_owned()),
+        };
+        let fleet = Fleet::new();
+        let (begun, mut begin) = watch::channel(false);
+        let keeping = fleet.clone().keep(self.target.subscribe(), replica.clone(), listener.clone());
+        let keeper = tokio::spawn(async move {
+            if begin.wait_for(|begun| *begun).await.is_ok() {
+                keeping.await;
             }
-            drop(listener);
-            let pause = if self.is_down() { HEALTH / 4 } else { HEALTH };
-            let _ = tokio::time::timeout(crate::random::jitter(pause), self.doubt.notified()).await;
-        }
-    }
-
-    fn is_down(&self) -> bool {
-        self.down_since.load(Ordering::Relaxed) != 0
+        });
+        let settings = vec![
+            limits.log_entries.to_string(),
+            limits.log_age.as_millis().to_string(),
+            limits.log_bytes.to_string(),
+            limits.seen.to_string(),
+            limits.replica_lease.as_millis().to_string(),
+            limits.detached_lease.as_millis().to_string(),
+        ];
+        let (hosted, keeper) = (Mutex::default(), keeper.abort_handle());
+        RedisStore { replica, listener, fleet, channel, settings, hosted, begun, keeper }
     }
 }
 
 /// One replica's handle on [`RedisRooms`].
 pub struct RedisStore {
     replica: ReplicaId,
-    connection: Option<ConnectionManager>,
-    health: Arc<Health>,
-    subscriber: Subscriber,
-    settings: [String; 5],
+    listener: Weak<dyn Listener>,
+    fleet: Arc<Fleet>,
+    /// What the channels of replicas begin with; `None` on Redis Cluster, where each partition has its own.
+    channel: Option<String>,
+    settings: Vec<String>,
+    hosted: Mutex<HashSet<RoomName>>,
     begun: watch::Sender<bool>,
-    tasks: Vec<AbortHandle>,
+    keeper: AbortHandle,
 }
 
 impl fmt::Debug for RedisStore {
@@ -195,66 +158,161 @@ impl fmt::Debug for RedisStore {
 
 impl Drop for RedisStore {
     fn drop(&mut self) {
-        for task in &self.tasks {
-            task.abort();
+        self.keeper.abort();
+    }
+}
+
+/// A script is under way: if its answer does not come to us, what it wrote has to be read from the log.
+struct UnderWay<'a>(&'a RedisStore);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        if let Some(listener) = self.0.listener.upgrade() {
+            listener.gap();
         }
     }
 }
 
-/// FNV-1a: the same in every process and version.
-fn partition(room: &RoomName) -> u64 {
-    let hash = room.as_str().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    hash % PARTITIONS
+/// Why an error of a script is none, and it may be tried again: it did nothing.
+enum Again {
+    Load,
+    Look,
+    Wait,
 }
 
-fn channel(room: &RoomName) -> String {
-    format!("rtc:{{p{}}}:room:{room}", partition(room))
-}
-
-fn due(partition: u64) -> String {
-    format!("rtc:{{p{partition}}}:due")
+fn again(error: &RedisError) -> Option<Again> {
+    match error.kind() {
+        ErrorKind::Server(ServerErrorKind::NoScript) => Some(Again::Load),
+        ErrorKind::Server(ServerErrorKind::Moved) => Some(Again::Look),
+        // A slot is on its way to another server, key by key, and a script needs all of them in one place:
+        // neither server runs it until all have arrived.
+        ErrorKind::Server(ServerErrorKind::Ask | ServerErrorKind::TryAgain) => Some(Again::Wait),
+        _ => None,
+    }
 }
 
 impl RedisStore {
     fn unavailable(&self, error: &RedisError) -> StoreError {
-        self.health.doubt.notify_one();
+        self.fleet.doubt();
         StoreError::Unavailable(error.to_string())
     }
 
-    fn connection(&self) -> Outcome<ConnectionManager> {
-        let down = StoreError::Unavailable("Redis does not answer".into());
-        if self.health.is_down() {
-            return Err(down);
+    /// Waits a while for the first connection.
+    async fn begun(&self) {
+        if !*self.fleet.listening.borrow() {
+            let _ = tokio::time::timeout(ANSWER, self.listening()).await;
         }
-        self.connection.clone().ok_or(down)
     }
 
     async fn run(&self, script: &Script, room: &RoomName, arguments: &[&str]) -> Outcome<Reply> {
-        let mut connection = self.connection()?;
-        let p = partition(room);
-        let mut call = script.prepare_invoke();
-        for part in ["meta", "members", "leases", "log", "seen", "older"] {
-            call.key(format!("rtc:{{p{p}}}:{part}:{room}"));
+        let begun = Instant::now();
+        self.begun().await;
+        let p = partition(room.as_str());
+        loop {
+            let map = self.fleet.map();
+            let node = map.node(p).map_err(StoreError::Unavailable)?;
+            let mut call = redis::cmd("EVALSHA");
+            call.arg(&script.hash).arg(7);
+            for part in ["meta", "members", "leases", "log", "seen", "older"] {
+                call.arg(format!("rtc:{{p{p}}}:{part}:{room}"));
+            }
+            call.arg(key(p, "due"));
+            call.arg(room.as_str()).arg(self.replica.as_str()).arg(&node.life).arg(&map.lives);
+            match &self.channel {
+                Some(channel) => call.arg("PUBLISH").arg(channel),
+                None => call.arg("SPUBLISH").arg(key(p, "to:")),
+            };
+            call.arg(&self.settings[..]).arg(arguments);
+            let mut commands = node.commands.clone();
+            let under_way = UnderWay(self);
+            let answer = call.query_async::<Vec<String>>(&mut commands).await;
+            let error = match answer {
+                Ok(words) => {
+                    let reply = self.take(room, words);
+                    std::mem::forget(under_way);
+                    if let Some(listener) = self.listener.upgrade() {
+                        listener.answered(begun.elapsed());
+                    }
+                    return reply;
+                }
+                Err(error) => error,
+            };
+            let Some(again) = again(&error).filter(|_| begun.elapsed() < ANSWER) else {
+                return Err(self.unavailable(&error));
+            };
+            std::mem::forget(under_way);
+            match again {
+                Again::Load => scripts::load(&mut commands).await.map_err(|e| self.unavailable(&e))?,
+                Again::Look => self.fleet.doubt(),
+                Again::Wait => {}
+            }
+            tokio::time::sleep(crate::random::jitter(AGAIN)).await;
         }
-        call.key(due(p));
-        call.arg(room.as_str()).arg(channel(room)).arg(&self.settings[..]).arg(arguments);
-        let words = call.invoke_async::<Vec<String>>(&mut connection).await;
-        let reply = Reply::new(words.map_err(|e| self.unavailable(&e))?);
+    }
+
+    /// Tells the replica what its call has written.
+    fn take(&self, room: &RoomName, words: Vec<String>) -> Outcome<Reply> {
+        let mut reply = Reply::new(words);
+        for entry in reply.written()? {
+            self.tell(room, entry);
+        }
         reply.refused().map_or(Ok(reply), |refusal| Err(refusal.into()))
+    }
+
+    fn tell(&self, room: &RoomName, entry: Entry) {
+        if self.hosted().contains(room)
+            && let Some(listener) = self.listener.upgrade()
+        {
+            listener.entry(room, &Arc::new(Parcel::from(entry)));
+        }
+    }
+
+    /// Runs a script that appends a draft.
+    async fn send(
+        &self,
+        script: &Script,
+        room: &RoomName,
+        arguments: &[&str],
+        draft: Draft,
+    ) -> Outcome<Sent> {
+        match self.run(script, room, arguments).await?.sent()? {
+            Ok((epoch, seq)) => {
+                self.tell(room, draft.number(epoch, seq));
+                Ok(Sent::Now(seq))
+            }
+            Err(before) => Ok(before),
+        }
+    }
+
+    fn hosted(&self) -> MutexGuard<'_, HashSet<RoomName>> {
+        self.hosted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether nobody of a room is here any more, as a word.
+    fn last(&self, room: &RoomName) -> &'static str {
+        if self.hosted().contains(room) { "0" } else { "1" }
     }
 
     pub(super) fn begin(&self) {
         self.begun.send_replace(true);
     }
 
+    /// A join or a resume makes the scripts publish to this replica; there must be somebody who listens.
     pub(super) fn host(&self, room: &RoomName) -> impl Future<Output = Outcome<()>> + Send + use<> {
-        self.subscriber.host(room.clone(), channel(room))
+        self.hosted().insert(room.clone());
+        self.listening()
+    }
+
+    fn listening(&self) -> impl Future<Output = Outcome<()>> + Send + use<> {
+        let mut listening = self.fleet.listening.subscribe();
+        async move {
+            let waited = listening.wait_for(|listening| *listening).await;
+            waited.map(drop).map_err(|_| StoreError::Unavailable("the store has ended".into()))
+        }
     }
 
     pub(super) fn unhost(&self, room: &RoomName) {
-        self.subscriber.unhost(channel(room));
+        self.hosted().remove(room);
     }
 
     pub(super) async fn join(&self, room: &RoomName, join: &Join) -> Outcome<Joined> {
@@ -275,17 +333,18 @@ impl RedisStore {
 
     pub(super) async fn signal(&self, room: &RoomName, signal: &Signal) -> Outcome<Sent> {
         let Signal { from, conn, to, id, data } = signal;
-        let rest = Draft::signal(from, to.as_ref(), String::new(), data).rest;
-        let to = to.as_ref().map_or("-", MemberId::as_str);
+        let draft = Draft::signal(from, to.as_ref(), id.clone(), data);
+        let (to, rest) = (to.as_ref().map_or("-", MemberId::as_str), draft.rest.clone());
         let arguments = [from.as_str(), &conn.to_string(), to, id, &rest];
-        self.run(&SCRIPTS.signal, room, &arguments).await?.sent()
+        self.send(&SCRIPTS.signal, room, &arguments, draft).await
     }
 
     pub(super) async fn post(&self, room: &RoomName, post: &Post) -> Outcome<Sent> {
         let Post { from, to, id, data } = post;
-        let rest = Draft::signal(from, to.as_ref(), String::new(), data).rest;
+        let draft = Draft::signal(from, to.as_ref(), id.clone(), data);
+        let rest = draft.rest.clone();
         let to = to.as_ref().map_or("-", MemberId::as_str);
-        self.run(&SCRIPTS.post, room, &[from.as_str(), to, id, &rest]).await?.sent()
+        self.send(&SCRIPTS.post, room, &[from.as_str(), to, id, &rest], draft).await
     }
 
     pub(super) async fn leave(
@@ -295,14 +354,14 @@ impl RedisStore {
         conn: u64,
         why: Reason,
     ) -> Outcome<u64> {
-        let arguments = [member.as_str(), &conn.to_string(), why.as_str()];
+        let arguments = [member.as_str(), &conn.to_string(), why.as_str(), self.last(room)];
         let mut reply = self.run(&SCRIPTS.leave, room, &arguments).await?;
         reply.word()?;
         reply.number()
     }
 
     pub(super) async fn detach(&self, room: &RoomName, member: &MemberId, conn: u64) -> Outcome<()> {
-        let arguments = [member.as_str(), &conn.to_string(), self.replica.as_str()];
+        let arguments = [member.as_str(), &conn.to_string(), self.last(room)];
         self.run(&SCRIPTS.detach, room, &arguments).await.map(drop)
     }
 
@@ -337,7 +396,7 @@ impl RedisStore {
     pub(super) async fn pulse(&self, rooms: &[RoomName]) -> Outcome<Vec<Pulse>> {
         // sent together: the connection pipelines what is under way at once
         let one = async |room| {
-            let mut reply = self.run(&SCRIPTS.pulse, room, &[self.replica.as_str()]).await?;
+            let mut reply = self.run(&SCRIPTS.pulse, room, &[]).await?;
             Ok(match reply.word()?.as_str() {
                 "gone" => Pulse::Gone,
                 "lapsed" => Pulse::Lapsed { epoch: reply.number()? },
@@ -373,53 +432,78 @@ impl RedisStore {
     }
 
     pub(super) async fn rooms(&self, part: u32) -> Outcome<(Vec<(RoomName, usize)>, Option<u32>)> {
-        let p = u64::from(part);
+        let p = part as usize;
         if p >= PARTITIONS {
             return Ok((Vec::new(), None));
         }
-        let mut connection = self.connection()?;
-        let names = redis::cmd("ZRANGE").arg(due(p)).arg(0).arg(-1).query_async(&mut connection).await;
+        self.begun().await;
+        let map = self.fleet.map();
+        let mut commands = map.node(p).map_err(StoreError::Unavailable)?.commands.clone();
+        let names = redis::cmd("ZRANGE").arg(key(p, "due")).arg(0).arg(-1).query_async(&mut commands).await;
         let names: Vec<String> = names.map_err(|e| self.unavailable(&e))?;
         let mut count = redis::pipe();
         for name in &names {
-            count.cmd("HLEN").arg(format!("rtc:{{p{p}}}:members:{name}"));
+            count.cmd("HLEN").arg(key(p, &format!("members:{name}")));
         }
         let counts: Vec<usize> = match names.is_empty() {
             true => Vec::new(),
-            false => count.query_async(&mut connection).await.map_err(|e| self.unavailable(&e))?,
+            false => count.query_async(&mut commands).await.map_err(|e| self.unavailable(&e))?,
         };
         let rooms = names.iter().map(|name| RoomName::from_stored(name)).zip(counts);
         Ok((rooms.filter(|(_, members)| *members > 0).collect(), (p + 1 < PARTITIONS).then_some(part + 1)))
     }
 
     pub(super) async fn once(&self, word: &str, remembered: Duration) -> Outcome<bool> {
-        let mut connection = self.connection()?;
+        self.begun().await;
+        let p = partition(word);
+        let map = self.fleet.map();
+        let mut commands = map.node(p).map_err(StoreError::Unavailable)?.commands.clone();
         let mut set = redis::cmd("SET");
         let milliseconds = u64::try_from(remembered.as_millis()).unwrap_or(u64::MAX).max(1);
-        set.arg(format!("rtc:once:{word}")).arg("").arg("NX").arg("PX").arg(milliseconds);
-        let was_set = set.query_async::<Option<String>>(&mut connection).await;
+        set.arg(key(p, &format!("once:{word}"))).arg("").arg("NX").arg("PX").arg(milliseconds);
+        let was_set = set.query_async::<Option<String>>(&mut commands).await;
         Ok(was_set.map_err(|e| self.unavailable(&e))?.is_some())
     }
 
     pub(super) async fn reap(&self) -> Outcome<()> {
-        let mut connection = self.connection()?;
-        let time = redis::cmd("TIME").query_async::<(u64, u64)>(&mut connection).await;
-        let (seconds, micros) = time.map_err(|e| self.unavailable(&e))?;
-        let now = seconds * 1000 + micros / 1000;
-        let mut pipe = redis::pipe();
-        for p in 0..PARTITIONS {
-            pipe.cmd("ZRANGEBYSCORE").arg(due(p)).arg("-inf").arg(now).arg("LIMIT").arg(0).arg(64);
+        // leases that nobody could renew say nothing
+        if self.fleet.is_just_back() {
+            return Ok(());
         }
-        let rooms: Vec<Vec<String>> =
-            pipe.query_async(&mut connection).await.map_err(|e| self.unavailable(&e))?;
-        for room in rooms.into_iter().flatten() {
-            self.run(&SCRIPTS.reap, &RoomName::from_stored(&room), &[]).await?;
+        let map = self.fleet.map();
+        let mut outcome = Ok(());
+        for node in map.nodes() {
+            let node = match node {
+                Ok(node) => node,
+                Err(reason) => {
+                    outcome = Err(StoreError::Unavailable(reason.clone()));
+                    continue;
+                }
+            };
+            let mut commands = node.commands.clone();
+            let time = redis::cmd("TIME").query_async::<(u64, u64)>(&mut commands).await;
+            let (seconds, micros) = time.map_err(|e| self.unavailable(&e))?;
+            let now = seconds * 1000 + micros / 1000;
+            let mut pipe = redis::pipe();
+            for p in &node.place.partitions {
+                pipe.cmd("ZRANGEBYSCORE")
+                    .arg(key(*p, "due"))
+                    .arg("-inf")
+                    .arg(now)
+                    .arg("LIMIT")
+                    .arg(0)
+                    .arg(64);
+            }
+            let rooms: Vec<Vec<String>> =
+                pipe.query_async(&mut commands).await.map_err(|e| self.unavailable(&e))?;
+            for room in rooms.into_iter().flatten() {
+                self.run(&SCRIPTS.reap, &RoomName::from_stored(&room), &[]).await?;
+            }
         }
-        Ok(())
+        outcome
     }
 
-    pub(super) fn down_since(&self) -> Option<u64> {
-        let since = self.health.down_since.load(Ordering::Relaxed);
-        (since != 0).then_some(since)
+    pub(super) fn down(&self) -> Option<Down> {
+        self.fleet.down()
     }
 }

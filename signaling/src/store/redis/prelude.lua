@@ -1,13 +1,18 @@
 -- What every script of a room begins with. One room per call; all its keys have the same hash tag.
 local meta, members, leases, log, seen, older, due =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
-local room, channel = ARGV[1], ARGV[2]
-local LOG_ENTRIES, LOG_AGE, SEEN = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local REPLICA_LEASE, DETACHED_LEASE = tonumber(ARGV[6]), tonumber(ARGV[7])
-local FIRST = 8 -- the script's own arguments begin here
+-- ME: the replica that calls. LIFE: of the data of this server; it ends when a replica takes over, or with a
+-- restart. LIVES: of all servers that have rooms now.
+local room, ME, LIFE, LIVES, PUBLISH, CHANNEL = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local LOG_ENTRIES, LOG_AGE, LOG_BYTES = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
+local SEEN, REPLICA_LEASE, DETACHED_LEASE = tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12])
+local FIRST = 13 -- the script's own arguments begin here
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local epoch, life = unpack(redis.call('HMGET', meta, 'epoch', 'life'))
+-- what this call appended, for those on the replica that calls
+local written = {}
 
 local function int(n)
   return string.format('%.0f', n)
@@ -46,8 +51,31 @@ end
 
 local TYPES = {s = 'signal', j = 'member-joined', l = 'member-left'}
 
+-- The replicas that host the room, less the one that calls: that one has the answer.
+local hosts
+local function others()
+  if not hosts then
+    hosts = {}
+    for _, lease in ipairs(redis.call('ZRANGE', leases, 0, -1)) do
+      if string.sub(lease, 1, 2) == 'r:' and lease ~= 'r:' .. ME then
+        hosts[#hosts + 1] = CHANNEL .. string.sub(lease, 3)
+      end
+    end
+  end
+  return hosts
+end
+
+-- Entries up to the last mark of this kind are forgotten, and the next ones go on from here: so the log has
+-- between one and two times what is kept.
+local function forget(mark, seq)
+  local m = redis.call('HMGET', meta, mark, 'floor')
+  local floor = int(math.max(tonumber(m[1]), tonumber(m[2])))
+  redis.call('HSET', meta, 'floor', floor, mark, seq)
+  redis.call('XTRIM', log, 'MINID', int(floor + 1) .. '-0')
+end
+
 -- Gives the next number, writes the log, tells those who listen.
-local function append(epoch, kind, from, to, id, rest)
+local function append(kind, from, to, id, rest)
   local seq = int(redis.call('HINCRBY', meta, 'seq', 1))
   local frame = ''
   if rest ~= '' then
@@ -55,22 +83,29 @@ local function append(epoch, kind, from, to, id, rest)
   end
   local record = kind .. ' ' .. epoch .. ' ' .. seq .. ' ' .. from .. ' ' .. to .. ' ' .. id .. '\n' .. frame
   redis.call('XADD', log, 'MAXLEN', '~', LOG_ENTRIES, seq .. '-0', 'e', record)
-  redis.call('PUBLISH', channel, record)
+  if redis.call('HINCRBY', meta, 'bytes', #rest) * 2 >= LOG_BYTES then
+    forget('heavy', seq)
+    redis.call('HSET', meta, 'bytes', '0')
+  end
+  for _, other in ipairs(others()) do redis.call(PUBLISH, other, room .. '\n' .. record) end
+  -- who sends knows what
+  if kind ~= 's' then written[#written + 1] = record end
   return seq
 end
 
-local function remove(epoch, member, reason)
+local function remove(member, reason)
   redis.call('ZREM', leases, 'd:' .. member)
   if redis.call('HDEL', members, member) == 1 then
-    append(epoch, 'l', member, '-', reason, '"member":"' .. member .. '","reason":"' .. reason .. '"}')
+    append('l', member, '-', reason, '"member":"' .. member .. '","reason":"' .. reason .. '"}')
   end
 end
 
-local function reap(epoch)
+local function reap()
   local over = {}
   for _, lease in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', int(now))) do
     redis.call('ZREM', leases, lease)
     over[lease] = true
+    hosts = nil
   end
   if not next(over) then return end
   local lost = {}
@@ -85,7 +120,7 @@ local function reap(epoch)
     if a.since ~= b.since then return a.since < b.since end
     return a.member < b.member
   end)
-  for _, who in ipairs(lost) do remove(epoch, who.member, 'lost') end
+  for _, who in ipairs(lost) do remove(who.member, 'lost') end
 end
 
 -- A room that nobody is in is over.
@@ -100,9 +135,8 @@ end
 
 -- epoch, seq, then three values a member
 local function view(out)
-  local m = redis.call('HMGET', meta, 'epoch', 'seq')
-  out[#out + 1] = m[1]
-  out[#out + 1] = m[2]
+  out[#out + 1] = epoch
+  out[#out + 1] = redis.call('HGET', meta, 'seq')
   local ids = redis.call('HKEYS', members)
   out[#out + 1] = int(#ids)
   for _, id in ipairs(ids) do
@@ -115,10 +149,10 @@ local function view(out)
 end
 
 -- 'known' and every entry after seq, or 'lost'
-local function read(epoch, seq, out)
-  local m = redis.call('HMGET', meta, 'epoch', 'seq', 'floor')
-  local head, wanted = tonumber(m[2] or 0), tonumber(seq)
-  if m[1] ~= epoch or wanted > head or wanted < math.max(tonumber(m[3]), head - LOG_ENTRIES) then
+local function read(known_epoch, seq, out)
+  local m = redis.call('HMGET', meta, 'seq', 'floor')
+  local head, wanted = tonumber(m[1] or 0), tonumber(seq)
+  if epoch ~= known_epoch or wanted > head or wanted < math.max(tonumber(m[2]), head - LOG_ENTRIES) then
     out[#out + 1] = 'lost'
     return out
   end
@@ -131,11 +165,45 @@ local function read(epoch, seq, out)
   return out
 end
 
+-- The log begins anew.
+local function restart(seq)
+  local fresh = fresh_epoch()
+  -- after every earlier one, also when the clock of a new server is behind
+  if epoch and tonumber(fresh) <= tonumber(epoch) then fresh = int(tonumber(epoch) + 1) end
+  epoch = fresh
+  redis.call('DEL', log)
+  redis.call('HSET', meta, 'epoch', epoch, 'life', LIFE, 'seq', seq, 'floor', seq, 'old', seq,
+    'aged', int(now), 'heavy', seq, 'bytes', '0')
+end
+
 local function begin(seq, max)
-  local epoch = fresh_epoch()
-  redis.call('DEL', members, leases, log, seen, older)
-  redis.call('HSET', meta, 'epoch', epoch, 'seq', seq, 'max', max, 'floor', seq, 'mark', seq, 'marked', int(now))
-  return epoch
+  redis.call('DEL', members, leases, seen, older)
+  restart(seq)
+  redis.call('HSET', meta, 'max', max)
+end
+
+-- A server that took over from another may lack the end of its log: what clients were told last. So the log
+-- begins anew, and replicas say who is there; who is not claimed was gone.
+local function take_over()
+  local ids = redis.call('HKEYS', members)
+  redis.call('DEL', leases)
+  for _, id in ipairs(ids) do
+    local m = load(id)
+    m.holder = '-'
+    save(id, m)
+    redis.call('ZADD', leases, int(now + DETACHED_LEASE), 'd:' .. id)
+  end
+  restart(redis.call('HGET', meta, 'seq'))
+  index()
+end
+
+if epoch and life ~= LIFE then
+  if life and string.find(LIVES, life, 1, true) then
+    -- it was moved here from a server that lives: whole
+    redis.call('HSET', meta, 'life', LIFE)
+  else
+    take_over()
+  end
 end
 
 -- nil, or why this connection may not write
@@ -158,8 +226,26 @@ local function pass(from, to, id, rest, somebody)
   local before = redis.call('HGET', seen, request) or redis.call('HGET', older, request)
   if before then return {'before', before} end
   if not somebody() then return {'nobody'} end
-  local seq = append(redis.call('HGET', meta, 'epoch'), 's', from, to, id, rest)
+  local seq = append('s', from, to, id, rest)
   if redis.call('HLEN', seen) >= SEEN then redis.call('RENAME', seen, older) end
   redis.call('HSET', seen, request, seq)
-  return {'now', seq}
+  return {'now', epoch, seq}
 end
+
+-- The replica that calls has nobody here any more, as far as it knows.
+local function unhost(last)
+  if last ~= '1' then return end
+  for _, member in ipairs(redis.call('HKEYS', members)) do
+    if load(member).holder == ME then return end
+  end
+  redis.call('ZREM', leases, 'r:' .. ME)
+end
+
+-- What was appended, then the answer.
+local function finish(answer)
+  local out = {int(#written)}
+  for _, record in ipairs(written) do out[#out + 1] = record end
+  for _, word in ipairs(answer) do out[#out + 1] = word end
+  return out
+end
+

@@ -1,4 +1,3 @@
-local epoch = redis.call('HGET', meta, 'epoch')
-if epoch then reap(epoch) end
+if epoch then reap() end
 tidy()
 return {'done'}

@@ -1,7 +1,7 @@
 //! The scripts that write a room, and what they answer: a list of words.
 
 use crate::store::{Outcome, StoreError};
-use redis::Script;
+use redis::{RedisResult, aio::MultiplexedConnection};
 use rtc_signaling_proto::{
     Entry, Refusal,
     entry::Profile,
@@ -9,44 +9,56 @@ use rtc_signaling_proto::{
 };
 use std::{str::FromStr, sync::LazyLock, vec::IntoIter};
 
-/// All scripts.
-pub(super) struct Scripts {
-    pub(super) join: Script,
-    pub(super) prove: Script,
-    pub(super) signal: Script,
-    pub(super) post: Script,
-    pub(super) leave: Script,
-    pub(super) close: Script,
-    pub(super) detach: Script,
-    pub(super) resume: Script,
-    pub(super) read: Script,
-    pub(super) view: Script,
-    pub(super) pulse: Script,
-    pub(super) assert: Script,
-    pub(super) reap: Script,
+/// A script, and the name that Redis gives it.
+pub(super) struct Script {
+    text: &'static str,
+    pub(super) hash: String,
 }
 
-macro_rules! script {
-    ($file:literal) => {
-        Script::new(concat!(include_str!("prelude.lua"), "\n", include_str!($file)))
+macro_rules! scripts {
+    ($($name:ident $file:literal),*) => {
+        /// All scripts.
+        pub(super) struct Scripts {
+            $(pub(super) $name: Script,)*
+        }
+
+        pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
+            $($name: Script::new(concat!(
+                include_str!("prelude.lua"),
+                "\nlocal function act()\n",
+                include_str!($file),
+                "\nend\nreturn finish(act())\n"
+            )),)*
+        });
+
+        impl Scripts {
+            fn all(&self) -> Vec<&Script> {
+                vec![$(&self.$name,)*]
+            }
+        }
     };
 }
 
-pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
-    join: script!("join.lua"),
-    prove: script!("prove.lua"),
-    signal: script!("signal.lua"),
-    post: script!("post.lua"),
-    leave: script!("leave.lua"),
-    close: script!("close.lua"),
-    detach: script!("detach.lua"),
-    resume: script!("resume.lua"),
-    read: script!("read.lua"),
-    view: script!("view.lua"),
-    pulse: script!("pulse.lua"),
-    assert: script!("assert.lua"),
-    reap: script!("reap.lua"),
-});
+scripts! {
+    join "join.lua", prove "prove.lua", signal "signal.lua", post "post.lua", leave "leave.lua", close "close.lua",
+    detach "detach.lua", resume "resume.lua", read "read.lua", view "view.lua", pulse "pulse.lua", assert "assert.lua",
+    reap "reap.lua"
+}
+
+impl Script {
+    fn new(text: &'static str) -> Self {
+        Self { text, hash: redis::Script::new(text).get_hash().to_owned() }
+    }
+}
+
+/// Gives a server all scripts, so that each call names one.
+pub(super) async fn load(connection: &mut MultiplexedConnection) -> RedisResult<()> {
+    let mut pipe = redis::pipe();
+    for script in SCRIPTS.all() {
+        pipe.cmd("SCRIPT").arg("LOAD").arg(script.text).ignore();
+    }
+    pipe.exec_async(connection).await
+}
 
 /// A script's answer, read from the front.
 pub(super) struct Reply(IntoIter<String>);
@@ -54,6 +66,12 @@ pub(super) struct Reply(IntoIter<String>);
 impl Reply {
     pub(super) fn new(words: Vec<String>) -> Self {
         Self(words.into_iter())
+    }
+
+    /// What the script appended, which comes before its answer.
+    pub(super) fn written(&mut self) -> Outcome<Vec<Entry>> {
+        let count: usize = self.number()?;
+        (0..count).map(|_| Entry::from_record(&self.word()?).ok_or_else(malformed)).collect()
     }
 
     pub(super) fn refused(&self) -> Option<Refusal> {
@@ -85,10 +103,11 @@ impl Reply {
         Ok(View { epoch, seq, members })
     }
 
-    pub(super) fn sent(&mut self) -> Outcome<Sent> {
+    /// Whether the same was sent before, or the place in the log.
+    pub(super) fn sent(&mut self) -> Outcome<Result<(u64, u64), Sent>> {
         match self.word()?.as_str() {
-            "before" => Ok(Sent::Before(self.number()?)),
-            _ => Ok(Sent::Now(self.number()?)),
+            "before" => Ok(Err(Sent::Before(self.number()?))),
+            _ => Ok(Ok((self.number()?, self.number()?))),
         }
     }
 

@@ -1,2 +1,2 @@
-if redis.call('EXISTS', meta) == 0 then return {'gone'} end
+if not epoch then return {'gone'} end
 return view({'view'})

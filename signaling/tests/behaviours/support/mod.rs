@@ -4,16 +4,13 @@
 pub mod node;
 pub mod plain;
 pub mod raw;
+pub mod servers;
 pub mod token;
 
 use futures::{SinkExt, StreamExt};
-use rtc_signaling::{
-    Server,
-    ice::NoIce,
-    server::Builder,
-    store::{Shared, memory::MemoryRooms, redis::RedisRooms},
-};
-use rtc_signaling_proto::ops::RoomLimits;
+pub use rtc_signaling::store::{Shared, redis::RedisRooms};
+use rtc_signaling::{Server, ice::NoIce, server::Builder, store::memory::MemoryRooms};
+pub use rtc_signaling_proto::ops::RoomLimits;
 use serde_json::{Value, json};
 use std::{
     io::ErrorKind,
@@ -32,18 +29,14 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Redis {
     child: Child,
     pub port: u16,
+    /// Where a replica puts what it gets of its master.
+    _dir: tempfile::TempDir,
 }
 
 impl Redis {
     /// On a free port.
     pub fn start() -> Self {
-        loop {
-            let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-            // another test may have taken the port meanwhile
-            if let Some(redis) = Self::try_on(port) {
-                return redis;
-            }
-        }
+        Self::start_with(&[])
     }
 
     /// On a port that one had before.
@@ -51,9 +44,27 @@ impl Redis {
         Self::try_on(port).expect("the port is taken")
     }
 
+    /// On a free port, with more of its settings.
+    pub fn start_with(more: &[String]) -> Self {
+        loop {
+            // another test may have taken the port meanwhile
+            if let Some(redis) = Self::try_on_with(servers::free_port(), more) {
+                return redis;
+            }
+        }
+    }
+
     fn try_on(port: u16) -> Option<Self> {
+        Self::try_on_with(port, &[])
+    }
+
+    fn try_on_with(port: u16, more: &[String]) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
         let started = Command::new("redis-server")
+            .arg("--dir")
+            .arg(dir.path())
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .args(more)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn();
@@ -64,7 +75,7 @@ impl Redis {
             }
             Err(error) => panic!("cannot start redis-server: {error}"),
         };
-        let mut redis = Self { child, port };
+        let mut redis = Self { child, port, _dir: dir };
         let end = std::time::Instant::now() + PATIENCE;
         while redis.process() != Some(redis.child.id()) {
             if redis.child.try_wait().unwrap().is_some() {
@@ -81,6 +92,16 @@ impl Redis {
         let mut connection = redis::Client::open(self.url()).unwrap().get_connection().ok()?;
         let info: String = redis::cmd("INFO").arg("server").query(&mut connection).ok()?;
         info.lines().find_map(|line| line.strip_prefix("process_id:"))?.trim().parse().ok()
+    }
+
+    /// Stops it in the middle of whatever it does; it keeps its sockets.
+    pub fn freeze(&self) {
+        servers::send(&self.child, rustix::process::Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        servers::send(&self.child, rustix::process::Signal::CONT);
     }
 
     pub fn url(&self) -> String {
@@ -129,6 +150,12 @@ impl Backend {
         let redis = Redis::start();
         let shared = Shared::Redis(RedisRooms::new(&redis.url(), limits).unwrap());
         Self { shared, redis: Some(redis) }
+    }
+
+    /// On servers that the test has started.
+    pub fn on(shared: Shared) -> Self {
+        rtc_service::log::init(rtc_service::log::LogFormat::Text, "off");
+        Self { shared, redis: None }
     }
 
     pub fn builder(&self) -> Builder {
