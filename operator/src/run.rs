@@ -166,11 +166,16 @@ where
     }
 }
 
+/// In small pages: what is listed is looked at and forgotten, and never in memory as a whole.
+fn watched() -> watcher::Config {
+    watcher::Config::default().page_size(100)
+}
+
 async fn controller(client: &Client, namespace: Option<&String>, context: Arc<Context>) {
     let all: Api<DeserializeGuard<RtcCluster>> = scoped(client, namespace);
     // Only what the operator made is watched, so that other people's Secrets never come here.
-    let ours = || watcher::Config::default().labels(MANAGED_BY);
-    Controller::new(all, watcher::Config::default())
+    let ours = || watched().labels(MANAGED_BY);
+    Controller::new(all, watched())
         .with_config(ControllerConfig::default().debounce(Duration::from_millis(100)).concurrency(16))
         .owns(scoped::<Secret>(client, namespace), ours())
         .owns(scoped::<ConfigMap>(client, namespace), ours())
@@ -217,7 +222,7 @@ fn cluster_of(pod: &Pod) -> Option<ObjectRef<DeserializeGuard<RtcCluster>>> {
 
 /// Says when a node changed in what matters here: not its heartbeats.
 fn changed_nodes(client: &Client) -> impl stream::Stream<Item = ()> + Send + 'static {
-    let nodes = watcher(Api::<Node>::all(client.clone()), watcher::Config::default()).default_backoff();
+    let nodes = watcher(Api::<Node>::all(client.clone()), watched()).default_backoff();
     nodes
         .touched_objects()
         .predicate_filter(of_interest, Default::default())

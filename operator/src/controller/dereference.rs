@@ -36,6 +36,10 @@ use crate::{
 pub const DRAINING_ANNOTATION: &str = "rtc-operator.dev/draining-since";
 /// So many pods are asked at a time.
 const POLLS_AT_A_TIME: usize = 64;
+/// So many objects are listed at a time.
+const PAGE: u32 = 100;
+/// Of more nodes than this all are listed: that is fewer requests than to ask for each.
+const MOST_ONE_BY_ONE: usize = 8;
 
 /// Everything that the operator may have made for a cluster: the kind and the end of the name.
 pub const OWNED: [(Kind, &str); 21] = [
@@ -294,25 +298,67 @@ fn stored(secret: &DynamicObject) -> Stored {
 
 async fn pods(context: &Context, namespace: &str, cluster: &str, component: &str) -> Result<Vec<Pod>, Error> {
     let selector = format!("{CLUSTER_LABEL}={cluster},{COMPONENT_LABEL}={component}");
-    let pods = Api::<Pod>::namespaced(context.client.clone(), namespace);
-    let mut pods = pods
-        .list(&ListParams::default().labels(&selector))
-        .await
-        .map_err(|source| read(format!("the {component} pods"), source))?
-        .items;
+    let api = Api::<Pod>::namespaced(context.client.clone(), namespace);
+    let mut pods = Vec::new();
+    pages(&api, ListParams::default().labels(&selector), |mut pod| {
+        // What nobody asks about is most of a pod.
+        pod.metadata.managed_fields = None;
+        if let Some(spec) = &mut pod.spec {
+            (spec.volumes, spec.tolerations) = (None, None);
+            for container in &mut spec.containers {
+                (container.args, container.env, container.volume_mounts) = (None, None, None);
+            }
+        }
+        pods.push(pod);
+    })
+    .await
+    .map_err(|source| read(format!("the {component} pods"), source))?;
     pods.sort_by_key(ResourceExt::name_any);
     Ok(pods)
 }
 
+/// Lists page by page, so that a large fleet is never in memory as a whole.
+async fn pages<K>(api: &Api<K>, mut params: ListParams, mut take: impl FnMut(K)) -> Result<(), kube::Error>
+where
+    K: kube::Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+{
+    params.limit = Some(PAGE);
+    loop {
+        let page = api.list(&params).await?;
+        page.items.into_iter().for_each(&mut take);
+        params.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
+        if params.continue_token.is_none() {
+            return Ok(());
+        }
+    }
+}
+
 async fn nodes(context: &Context, pods: &[Pod]) -> Result<BTreeMap<String, Node>, Error> {
-    let names: std::collections::BTreeSet<_> = pods.iter().filter_map(node_of).collect();
+    let names: BTreeSet<_> = pods.iter().filter_map(node_of).collect();
     let api = &Api::<Node>::all(context.client.clone());
+    if names.len() > MOST_ONE_BY_ONE {
+        let mut found = BTreeMap::new();
+        pages(api, ListParams::default(), |mut node: Node| {
+            let name = node.name_any();
+            if names.contains(&name) {
+                node.metadata.managed_fields = None;
+                if let Some(status) = &mut node.status {
+                    (status.images, status.conditions, status.node_info) = (None, None, None);
+                    (status.capacity, status.allocatable) = (None, None);
+                }
+                found.insert(name, node);
+            }
+        })
+        .await
+        .map_err(|source| read("the nodes".to_owned(), source))?;
+        return Ok(found);
+    }
     let found: Vec<_> = stream::iter(names)
         .map(|name| async move {
             let node = api.get_opt(&name).await.map_err(|source| read(format!("node {name}"), source))?;
             Ok::<_, Error>(node.map(|node| (name, node)))
         })
-        .buffered(POLLS_AT_A_TIME)
+        .buffered(MOST_ONE_BY_ONE)
         .try_collect()
         .await?;
     Ok(found.into_iter().flatten().collect())

@@ -25,6 +25,8 @@ use crate::{
 
 /// How often a cluster is looked at when nothing happens, in seconds.
 pub const RESYNC: u64 = 30;
+/// How often at the least one without pods is, in seconds.
+const QUIET: u64 = 600;
 /// How often while pods are waited for, in seconds.
 const WAITING: u64 = 1;
 /// How often while a Secret is waited for, in seconds: other people's are not watched.
@@ -205,7 +207,8 @@ pub fn plan(
         .map(|(name, _)| name.clone())
         .collect();
     let waits = signaling_waits.is_some() || turn_waits.is_some();
-    let requeue = requeue(observed, &ring, &moves, &nodes).min(if waits { SECRETS } else { RESYNC });
+    let rest = if waits { SECRETS } else { rest(observed, build.name) };
+    let requeue = requeue(observed, &ring, &moves, &nodes, rest);
     Ok(Plan {
         acts,
         objects,
@@ -407,6 +410,7 @@ fn requeue(
     ring: &rotation::Next,
     moves: &BTreeMap<String, Move>,
     nodes: &[PlannedNode],
+    rest: u64,
 ) -> u64 {
     let under_way = matches!(ring.waiting, Waiting::Verifiers | Waiting::Signers)
         || !ring.events.is_empty()
@@ -415,8 +419,17 @@ fn requeue(
     if under_way {
         return WAITING;
     }
-    let due = ring.next.map_or(RESYNC, |next| next.saturating_sub(observed.now));
-    due.clamp(WAITING, RESYNC)
+    let due = ring.next.map_or(rest, |next| next.saturating_sub(observed.now));
+    due.clamp(WAITING, rest)
+}
+
+/// Pods are asked how they are; where there are none, and nothing that may be installed is missing, watches tell what
+/// happens, and a look from time to time finds what they do not. Not all clusters at once.
+fn rest(observed: &Observed, name: &str) -> u64 {
+    if observed.turn.is_empty() && observed.signaling.is_empty() && observed.unserved.is_empty() {
+        return QUIET / 2 + fingerprint(name) % (QUIET / 2);
+    }
+    RESYNC
 }
 
 #[cfg(test)]

@@ -45,7 +45,10 @@ impl Seen {
 
     /// A list that begins a watch, by how the watcher asks.
     pub(crate) fn begins_watch(&self) -> bool {
-        self.method == Method::GET && !self.watches() && self.query.contains("limit=500")
+        self.method == Method::GET
+            && !self.watches()
+            && self.query.contains("limit=100")
+            && !self.query.contains("component")
     }
 }
 
