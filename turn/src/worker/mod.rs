@@ -48,6 +48,11 @@ const PUBLISH: Duration = Duration::from_millis(100);
 const SWEEP: Duration = Duration::from_secs(5);
 /// How long a connection may be silent without an allocation.
 const IDLE: Duration = Duration::from_secs(60);
+/// What the start of a message may hold, in bytes, of a client on a stream that has no allocation: requests are far
+/// shorter, and data it has none.
+const MAX_REQUEST: usize = 4 << 10;
+/// Who could not be accepted, since something ran out, is tried again after so long. No event says when.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(500);
 /// Signatures take up to a millisecond, so a turn of the loop takes so many steps of handshakes, and
 /// a flood of them delays them, not the packets of calls.
 const HANDSHAKE_STEPS: u32 = 8;
@@ -120,7 +125,7 @@ pub(crate) struct Worker {
     /// Sockets that had more than their turn's worth.
     more: Vec<Token>,
     /// Connections with peers that have used up their bandwidth, and until when.
-    paused: BTreeSet<(Instant, usize)>,
+    paused: BTreeSet<(Instant, Token)>,
     inbox: Inbox,
     read_buffer: Box<[u8]>,
     /// Frames for the connection that is being read.

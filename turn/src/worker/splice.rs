@@ -170,7 +170,7 @@ impl Worker {
         let transport = connection.flow.transport;
         peer.paused = core.server.count_data(now, peer.id, transport, to_peer, to_client);
         if let Some(until) = peer.paused.filter(|_| outcome.is_some()) {
-            paused.insert((until, index));
+            paused.insert((until, token(PEER, index)));
             return true;
         }
         outcome.unwrap_or_else(|| {
@@ -179,13 +179,13 @@ impl Worker {
         })
     }
 
-    /// Goes on with connections whose allocations may relay again.
+    /// Goes on with connections whose allocations may relay again, and with listeners that may accept again.
     pub(super) fn resume(&mut self, now: Instant) {
-        while let Some((until, index)) = self.paused.first().copied()
+        while let Some((until, token)) = self.paused.first().copied()
             && until <= now
         {
             self.paused.pop_first();
-            self.more.push(token(PEER, index));
+            self.more.push(token);
         }
     }
 

@@ -1,6 +1,9 @@
 //! Clients over streams: accepting, reading, writing, hanging up.
 
-use super::{After, CONNECTION, IDLE, Listener, MAX_CONNECTIONS, PEER, SWEEP, TURNS, Worker, token};
+use super::{
+    ACCEPT_AGAIN, After, CONNECTION, IDLE, LISTENER, Listener, MAX_CONNECTIONS, MAX_REQUEST, PEER, SWEEP,
+    TURNS, Worker, token,
+};
 use crate::{
     tcp::{Connection, ReadState},
     tls::Session,
@@ -18,8 +21,11 @@ impl Worker {
             match listener.accept() {
                 Ok((stream, client)) => self.greet(now, stream, client, transport),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return true,
+                // the client was faster
+                Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
+                    tracing::warn!(%error, "a connection could not be accepted; trying again");
+                    self.paused.insert((now.instant + ACCEPT_AGAIN, token(LISTENER, index)));
                     return true;
                 }
             }
@@ -76,16 +82,25 @@ impl Worker {
                 };
                 self.handshakes.steps_left = left;
             }
-            connection.last_seen = now.instant;
             if let Some(peer) = connection.peer {
                 return self.splice(peer);
             }
             let is_tls = connection.flow.transport == Transport::Tls;
-            let mut after = After::Nothing;
+            let (mut after, mut heard) = (After::Nothing, false);
             state = connection.read(read_buffer, core.channels, |flow, frame| {
+                heard = true;
                 after = core.client(now, flow, frame);
                 core.answer(after, replies)
             });
+            // a byte now and then is not a client
+            if heard {
+                connection.last_seen = now.instant;
+            }
+            let asks = matches!(after, After::Nothing | After::Reply);
+            if asks && connection.held().len() > MAX_REQUEST && !core.server.holds(&connection.flow) {
+                core.server.count_drop(Drop::Malformed);
+                state = ReadState::Closed;
+            }
             if begins && !connection.is_beginning() {
                 self.handshakes.pending -= 1;
                 self.handshakes.done += u64::from(is_tls);

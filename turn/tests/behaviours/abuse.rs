@@ -62,6 +62,25 @@ async fn a_broken_stream_is_closed_and_others_go_on() {
 }
 
 #[tokio::test]
+async fn a_stranger_on_a_stream_makes_the_server_hold_a_request_and_no_more() {
+    let server = start(config()).await;
+    let mut call = TestClient::connect(&server, Transport::Tcp, &single(), "alice").await;
+    call.allocate().await;
+    // the start of a Send indication of 60,000 bytes
+    let mut start = vec![0, 0x16, 0xEA, 0x60, 0x21, 0x12, 0xA4, 0x42];
+    start.resize(5_000, 0);
+    let mut stranger = TcpStream::connect(address(&server, Transport::Tcp)).await.unwrap();
+    stranger.write_all(&start).await.unwrap();
+    let read = within("the server to hang up", stranger.read(&mut [0; 10])).await;
+    assert_eq!(read.unwrap_or(0), 0);
+    // who has an allocation may send that much
+    let peer = echo_peer().await;
+    assert_eq!(call.ask(|c| c.channel_bind(0x4000, peer)).await, OK);
+    let long = vec![7; 9_000];
+    assert_eq!(call.echo_by_channel(0x4000, &long).await, long);
+}
+
+#[tokio::test]
 async fn a_client_that_does_not_read_loses_its_own_data_only() {
     let server = start(config()).await;
     let mut slow = TestClient::connect(&server, Transport::Tcp, &single(), "slow").await;
