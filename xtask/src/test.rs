@@ -27,6 +27,7 @@ pub(crate) fn run(args: &Args) -> bool {
 
     report.step("programs the tests use", || {
         tools::packages()?;
+        tools::go()?;
         if !args.no_kind {
             kind::tools()?;
         }
