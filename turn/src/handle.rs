@@ -57,7 +57,7 @@ impl Handle {
             .map(|(user, held)| (user.to_string(), held.into()))
             .collect();
         let errors: Vec<_> =
-            state.reload_errors.iter().map(|(what, error)| format!("{what}: {error}")).collect();
+            self.0.telemetry.reload_errors().iter().map(|(what, error)| format!("{what}: {error}")).collect();
         let reload_error = (!errors.is_empty()).then(|| errors.join("; "));
         serde_json::json!({
             "program": "rtc-turn",
@@ -71,6 +71,7 @@ impl Handle {
             "relayAddresses": relay,
             "users": users,
             "reloadError": reload_error,
+            "needRestart": state.need_restart,
         })
     }
 

@@ -3,7 +3,7 @@
 //! | file | what |
 //! | --- | --- |
 //! | [`settings`] | flags and the configuration file, and what they resolve to |
-//! | `server` | starts the workers and follows files; drains |
+//! | `server` | starts the workers; changes what they do; drains |
 //! | `handle` | the [`Handle`] of a running server, and its admin port |
 //! | `worker` | one thread: its sockets, its `rtc_turn_proto::Server`, its loop |
 //! | `listen` | the listening sockets, shared by the workers through SO_REUSEPORT |
@@ -17,7 +17,8 @@
 //! | `peers` | connections with the peers of TCP allocations |
 //! | `directory` | which worker holds which relayed address |
 //! | `post` | datagrams from one worker's clients to another's |
-//! | `reload` | keys and the fleet, from files that change |
+//! | `follow` | the files that change: settings, keys, certificate, fleet |
+//! | `reload` | what follows from them |
 //! | `readiness` | a real allocation that relays to itself, or a Binding where TURN is off |
 //! | `open_files` | the limit on sockets |
 //! | `telemetry` | what workers publish; metrics and status |
@@ -27,6 +28,7 @@
 mod certificate;
 mod directory;
 mod dtls;
+mod follow;
 mod handle;
 mod listen;
 mod open_files;

@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use rtc_service::{config, log, shutdown::Shutdown};
-use rtc_turn::{Server, Settings, raise_open_files};
+use rtc_turn::{Server, Settings, raise_open_files, settings::SettingsFile};
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 /// A TURN and STUN server.
@@ -29,11 +29,12 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
-    let settings = config::load(args.config.as_deref(), args.settings)?;
+    let settings = config::load(args.config.as_deref(), args.settings.clone())?;
     log::init(settings.log_format.unwrap_or_default(), "info");
     raise_open_files();
     let mut signals = Shutdown::listen()?;
-    let config = settings.resolve()?;
+    let mut config = settings.clone().resolve()?;
+    config.file = args.config.map(|path| SettingsFile { path, flags: args.settings, read: settings });
     let drain_timeout = config.drain_timeout;
     let server = Server::start(config).await?;
     for (transport, address) in server.local_addrs() {

@@ -1,14 +1,42 @@
-//! Keys and the fleet from files that change, and what follows for peers and relayed addresses.
+//! Settings, keys and the fleet from files that change, and what follows for peers and relayed addresses.
 
 use crate::{
     relay::Addresses,
-    settings::{Config, FleetSource, RelayAddress, local_addresses, only_address},
+    settings::{Config, FleetSource, RelayAddress, Settings, local_addresses, only_address},
     telemetry::PROBE_KEY,
 };
 use rtc_credentials::{Fleet, Key, KeyRing, KeyState, Secret};
 use rtc_service::watch::Files;
 use rtc_turn_proto::PeerPolicy;
 use std::{net::IpAddr, sync::Arc};
+
+/// The settings that take effect when the configuration file changes.
+const LIVE: [&str; 7] = [
+    "relay-address",
+    "allow-peer",
+    "deny-peer",
+    "user-quota",
+    "total-quota",
+    "bandwidth-quota",
+    "alternate-server",
+];
+
+/// Takes the values of those settings.
+pub(crate) fn take_live(config: &mut Config, new: Config) {
+    let Config { relay, allow, deny, limits, bandwidth, alternates, .. } = new;
+    *config = Config { relay, allow, deny, limits, bandwidth, alternates, ..config.clone() };
+}
+
+/// The names of the settings that have changed and take effect after a restart.
+pub(crate) fn need_restart(began: &Settings, now: &Settings) -> Vec<String> {
+    let keys = |settings| match serde_json::to_value(settings) {
+        Ok(serde_json::Value::Object(keys)) => keys,
+        _ => serde_json::Map::new(),
+    };
+    let began = keys(began);
+    let changed = keys(now).into_iter().filter(|(name, value)| began.get(name) != Some(value));
+    changed.map(|(name, _)| name).filter(|name| !LIVE.contains(&name.as_str())).collect()
+}
 
 /// The ring that workers get: the cluster's keys, and one of this process for its readiness probe,
 /// so that the probe needs nobody's key and no client can use the probe's.
@@ -94,6 +122,16 @@ mod tests {
                 {"node":"w2","addresses":["198.51.100.2"],"serving":false}]}"#,
         )
         .unwrap()
+    }
+
+    #[test]
+    fn settings_that_need_a_restart_are_named_and_live_ones_exist() {
+        let began = Settings { workers: Some(2), user_quota: Some(1), ..Settings::default() };
+        let now = Settings { workers: Some(3), user_quota: Some(2), stun_only: true, ..Settings::default() };
+        assert_eq!(need_restart(&began, &now), ["stun-only", "workers"]);
+        assert!(need_restart(&began, &began).is_empty());
+        let all = serde_json::to_value(began).unwrap();
+        assert!(LIVE.iter().all(|name| all.get(name).is_some()), "{LIVE:?}");
     }
 
     #[test]

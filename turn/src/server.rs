@@ -3,25 +3,24 @@
 use crate::{
     certificate::Certificate,
     directory::Directory,
+    follow::{self, Files},
     handle::Handle,
     listen,
     post::Doors,
     readiness,
     relay::Addresses,
     reload,
-    settings::{Config, Keys, RelayAddress},
-    telemetry::{Published, Telemetry},
+    settings::{Config, RelayAddress, SettingsFile},
+    telemetry::{Published, Reloaded, Telemetry},
     worker::{Command, Mailbox, Setup, Worker},
 };
 use prometheus_client::registry::Registry;
-use rtc_credentials::{ADMIN_TOKEN_FILE, Fleet, KeyRing, RingError, Secret, Transport};
-use rtc_service::{admin, clock::unix_now, net::BindError, watch};
+use rtc_credentials::{Fleet, KeyRing, RingError, Secret, Transport};
+use rtc_service::{clock::unix_now, config, net::BindError};
 use rtc_turn_proto::{self as proto, Nonces, Now, Quotas, Reservations, Share, dtls::Cookies};
 use std::{
-    collections::BTreeMap,
     io,
     net::SocketAddr,
-    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     thread::JoinHandle,
     time::Duration,
@@ -37,12 +36,6 @@ const NONCE_LIFETIME: u64 = 2400;
 const PROBE: Duration = Duration::from_secs(5);
 /// How often a server that is not ready is probed.
 const PROBE_AGAIN: Duration = Duration::from_millis(250);
-/// How often a certificate that expires soon is warned about.
-const WARN: Duration = Duration::from_secs(6 * 3600);
-/// What may be reloaded.
-const KEYS: &str = "keys";
-const FLEET: &str = "fleet file";
-const CERTIFICATE: &str = "certificate";
 
 /// Why a server does not start. Each says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +54,14 @@ pub enum StartError {
     /// The keys are no ring.
     #[error("--keys: {0}")]
     Ring(#[from] RingError),
+    /// The configuration file cannot be followed.
+    #[error("--config {path}: {source}")]
+    Settings {
+        /// The file.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
     /// The fleet file cannot be used.
     #[error("--fleet-file {path}: {reason}")]
     Fleet {
@@ -97,6 +98,7 @@ pub struct Server;
 /// What the tasks and handles of one server share.
 #[derive(Debug)]
 pub(crate) struct Shared {
+    /// As it began; what may change is in the state.
     pub(crate) config: Config,
     pub(crate) local: Vec<(Transport, SocketAddr)>,
     pub(crate) admin: Option<SocketAddr>,
@@ -113,13 +115,15 @@ pub(crate) struct Shared {
 
 #[derive(Debug)]
 pub(crate) struct State {
+    /// As it began, but for what has changed since.
+    pub(crate) config: Config,
+    /// Settings that have changed and wait for a restart.
+    pub(crate) need_restart: Vec<String>,
     pub(crate) ring: KeyRing,
     pub(crate) fleet: Option<Fleet>,
     pub(crate) relay: Vec<RelayAddress>,
     pub(crate) certificate: Option<Arc<Certificate>>,
     pub(crate) ready: Result<(), String>,
-    /// By what changed, why the change could not be taken, for `/status`.
-    pub(crate) reload_errors: BTreeMap<&'static str, String>,
 }
 
 impl Server {
@@ -129,20 +133,7 @@ impl Server {
     /// # Errors
     /// [`StartError`] says what to change.
     pub async fn start(config: Config) -> Result<Handle, StartError> {
-        let key_files = match &config.keys {
-            Keys::Dir(path) => Some(
-                watch::files(path.clone(), watch::INTERVAL)
-                    .map_err(|source| StartError::KeysDir { path: path.display().to_string(), source })?,
-            ),
-            Keys::Ring(_) => None,
-        };
-        let ring = match (&config.keys, &key_files) {
-            (Keys::Ring(ring), _) => ring.clone(),
-            (Keys::Dir(_), Some(files)) => read_ring(&files.borrow(), config.stun_only)?,
-            (Keys::Dir(_), None) => KeyRing::default(),
-        };
-        let (fleet_files, fleet) = follow_fleet(&config)?;
-        let (tls_files, certificate) = follow_tls(&config)?;
+        let (files, ring, fleet, certificate) = Files::read(&config)?;
         let relay = reload::relay_addresses(&config, fleet.as_ref());
         let addresses = Addresses::new(&relay);
         let quotas = Quotas::new(config.limits);
@@ -209,12 +200,13 @@ impl Server {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(telemetry.clone()));
         let state = State {
+            config: config.clone(),
+            need_restart: Vec::new(),
             ring,
             fleet,
             relay,
             certificate,
             ready: Err("starting".into()),
-            reload_errors: BTreeMap::new(),
         };
         let shared = Arc::new(Shared {
             local,
@@ -234,8 +226,19 @@ impl Server {
             let thread = std::thread::Builder::new().name(format!("turn-{index}"));
             threads.push(thread.spawn(move || worker.run())?);
         }
-        spawn_tasks(&shared, threads, key_files, fleet_files, tls_files, admin);
-        Ok(Handle::new(shared))
+        let handle = Handle::new(Arc::clone(&shared));
+        follow::spawn(&shared, files, admin);
+        let this = Arc::clone(&shared);
+        until_stopped(&shared, async move {
+            loop {
+                let ready = this.probe().await;
+                let pause = if ready.is_ok() { PROBE } else { PROBE_AGAIN };
+                this.set_ready(ready);
+                sleep(pause).await;
+            }
+        });
+        tokio::spawn(async move { shared.supervise(threads).await });
+        Ok(handle)
     }
 }
 
@@ -250,123 +253,8 @@ fn random() -> Result<[u8; 32], StartError> {
     Ok(bytes)
 }
 
-type TlsFiles = Option<(signal::Receiver<watch::Files>, signal::Receiver<watch::Files>)>;
-
-fn follow_tls(config: &Config) -> Result<(TlsFiles, Option<Arc<Certificate>>), StartError> {
-    let Some(files) = &config.tls else { return Ok((None, None)) };
-    let error = |path: &Path, reason| StartError::Tls { path: path.display().to_string(), reason };
-    let follow =
-        |path: &PathBuf| watch::files(path.clone(), watch::INTERVAL).map_err(|e| error(path, e.to_string()));
-    let (certificate, key) = (follow(&files.certificate)?, follow(&files.key)?);
-    let parsed = Certificate::read(&certificate.borrow(), &key.borrow(), config.dtls_handshake());
-    let parsed = parsed.map_err(|reason| error(&files.certificate, reason))?;
-    Ok((Some((certificate, key)), Some(parsed)))
-}
-
-/// The ring of a directory. For STUN alone, one that holds no more than the admin token will do.
-fn read_ring(files: &watch::Files, stun_only: bool) -> Result<KeyRing, RingError> {
-    match KeyRing::from_files(files) {
-        Err(RingError::Empty(_)) if stun_only => Ok(KeyRing::default()),
-        ring => ring,
-    }
-}
-
-type FleetFiles = Option<signal::Receiver<watch::Files>>;
-
-fn follow_fleet(config: &Config) -> Result<(FleetFiles, Option<Fleet>), StartError> {
-    let Some(source) = &config.fleet else { return Ok((None, None)) };
-    let error = |reason: String| StartError::Fleet { path: source.path.display().to_string(), reason };
-    let files = watch::files(source.path.clone(), watch::INTERVAL).map_err(|e| error(e.to_string()))?;
-    let fleet = reload::parse_fleet(&files.borrow()).map_err(error)?;
-    Ok((Some(files), Some(fleet)))
-}
-
-fn spawn_tasks(
-    shared: &Arc<Shared>,
-    threads: Vec<JoinHandle<io::Result<()>>>,
-    key_files: FleetFiles,
-    fleet_files: FleetFiles,
-    tls_files: TlsFiles,
-    admin: Option<tokio::net::TcpListener>,
-) {
-    if let Some(listener) = admin {
-        let token = match &key_files {
-            Some(files) => admin::token_from(files.clone(), ADMIN_TOKEN_FILE),
-            None => admin::open(),
-        };
-        let program: Arc<dyn admin::Program> = Arc::new(Handle::new(Arc::clone(shared)));
-        until_stopped(shared, async move {
-            if let Err(error) = admin::serve(listener, program, token).await {
-                tracing::error!(%error, "the admin port failed");
-            }
-        });
-    }
-    if let Some(mut files) = key_files {
-        let this = Arc::clone(shared);
-        until_stopped(shared, async move {
-            while files.changed().await.is_ok() {
-                let ring = read_ring(&files.borrow_and_update(), this.config.stun_only);
-                match ring {
-                    Ok(ring) => this.set_keys(ring),
-                    Err(error) => this.cannot_reload(KEYS, error.to_string()),
-                }
-            }
-        });
-    }
-    if let Some((mut certificate, mut key)) = tls_files {
-        let this = Arc::clone(shared);
-        until_stopped(shared, async move {
-            loop {
-                this.warn_of_expiry();
-                sleep(WARN).await;
-            }
-        });
-        let this = Arc::clone(shared);
-        until_stopped(shared, async move {
-            loop {
-                tokio::select! {
-                    changed = certificate.changed() => if changed.is_err() { return },
-                    changed = key.changed() => if changed.is_err() { return },
-                }
-                // the other may be about to change too
-                sleep(watch::INTERVAL).await;
-                let dtls = this.config.dtls_handshake();
-                let read =
-                    Certificate::read(&certificate.borrow_and_update(), &key.borrow_and_update(), dtls);
-                match read {
-                    Ok(certificate) => this.set_certificate(certificate),
-                    Err(error) => this.cannot_reload(CERTIFICATE, error),
-                }
-            }
-        });
-    }
-    if let Some(mut files) = fleet_files {
-        let this = Arc::clone(shared);
-        until_stopped(shared, async move {
-            while files.changed().await.is_ok() {
-                let fleet = reload::parse_fleet(&files.borrow_and_update());
-                match fleet {
-                    Ok(fleet) => this.set_fleet(fleet),
-                    Err(error) => this.cannot_reload(FLEET, error),
-                }
-            }
-        });
-    }
-    let this = Arc::clone(shared);
-    until_stopped(shared, async move {
-        loop {
-            let ready = this.probe().await;
-            let pause = if ready.is_ok() { PROBE } else { PROBE_AGAIN };
-            this.set_ready(ready);
-            sleep(pause).await;
-        }
-    });
-    let this = Arc::clone(shared);
-    tokio::spawn(async move { this.supervise(threads).await });
-}
-
 /// Runs a task that ends with the server.
-fn until_stopped(shared: &Arc<Shared>, task: impl Future<Output = ()> + Send + 'static) {
+pub(crate) fn until_stopped(shared: &Arc<Shared>, task: impl Future<Output = ()> + Send + 'static) {
     let mut stopped = shared.stopped.subscribe();
     tokio::spawn(async move {
         tokio::select! {
@@ -391,44 +279,72 @@ impl Shared {
         tracing::info!(revision = ring.revision, keys = ?names, "new keys");
         self.tell(&Command::Keys(reload::with_probe_key(&ring, &self.probe_secret)));
         state.ring = ring;
-        state.reload_errors.remove(KEYS);
+        self.telemetry.reload_errors().remove(&Reloaded::Keys);
     }
 
-    fn set_fleet(&self, fleet: Fleet) {
+    pub(crate) fn set_fleet(&self, fleet: Fleet) {
         let mut state = self.state();
-        let relay = reload::relay_addresses(&self.config, Some(&fleet));
-        let addresses = Addresses::new(&relay);
         tracing::info!(revision = fleet.revision, nodes = fleet.nodes.len(), "new fleet");
-        self.tell(&Command::Peers(reload::peer_policy(&self.config, Some(&fleet), &addresses)));
+        state.fleet = Some(fleet);
+        self.set_addresses(&mut state);
+        self.telemetry.reload_errors().remove(&Reloaded::FleetFile);
+    }
+
+    /// Takes the settings that may change while the server runs, and says which may not.
+    pub(crate) fn set_settings(&self, file: &SettingsFile) -> Result<(), String> {
+        let settings =
+            config::load(Some(&file.path), file.flags.clone()).map_err(|error| error.to_string())?;
+        let need_restart = reload::need_restart(&file.read, &settings);
+        let config = settings.resolve().map_err(|error| error.to_string())?;
+        let mut state = self.state();
+        reload::take_live(&mut state.config, config);
+        tracing::info!("new settings");
+        if !need_restart.is_empty() {
+            tracing::warn!("{} takes effect after a restart", need_restart.join(", "));
+        }
+        state.need_restart = need_restart;
+        self.quotas.set_limits(state.config.limits);
+        self.tell(&Command::Bandwidth(state.config.bandwidth));
+        self.set_addresses(&mut state);
+        if self.is_draining() {
+            self.tell(&Command::Drain(state.config.alternates.clone().into()));
+        }
+        self.telemetry.reload_errors().remove(&Reloaded::Configuration);
+        Ok(())
+    }
+
+    /// Tells the workers which peers and relayed addresses follow from settings and fleet.
+    fn set_addresses(&self, state: &mut State) {
+        let relay = reload::relay_addresses(&state.config, state.fleet.as_ref());
+        let addresses = Addresses::new(&relay);
+        self.tell(&Command::Peers(reload::peer_policy(&state.config, state.fleet.as_ref(), &addresses)));
         if relay != state.relay {
             self.tell(&Command::Addresses(addresses));
             state.relay = relay;
         }
-        state.fleet = Some(fleet);
-        state.reload_errors.remove(FLEET);
     }
 
-    fn set_certificate(&self, certificate: Arc<Certificate>) {
+    pub(crate) fn set_certificate(&self, certificate: Arc<Certificate>) {
         tracing::info!("new certificate");
         self.tell(&Command::Certificate(Arc::clone(&certificate)));
         self.telemetry.certificate_expires.store(certificate.expires, Ordering::Relaxed);
         let mut state = self.state();
         state.certificate = Some(certificate);
-        state.reload_errors.remove(CERTIFICATE);
+        self.telemetry.reload_errors().remove(&Reloaded::Certificate);
         drop(state);
         self.warn_of_expiry();
     }
 
-    fn warn_of_expiry(&self) {
+    pub(crate) fn warn_of_expiry(&self) {
         let certificate = self.state().certificate.clone();
         if let Some(warning) = certificate.and_then(|c| c.warning(unix_now())) {
             tracing::warn!("{warning}");
         }
     }
 
-    fn cannot_reload(&self, what: &'static str, error: String) {
+    pub(crate) fn cannot_reload(&self, what: Reloaded, error: String) {
         tracing::error!(error, "the {what} changed and cannot be used; keeping what was read before");
-        self.state().reload_errors.insert(what, error);
+        self.telemetry.reload_errors().insert(what, error);
     }
 
     fn set_ready(&self, ready: Result<(), String>) {
@@ -486,7 +402,8 @@ impl Shared {
         });
         if began {
             tracing::info!(?deadline, allocations = self.quotas.total(), "draining");
-            self.tell(&Command::Drain(self.config.alternates.clone().into()));
+            let alternates = self.state().config.alternates.clone();
+            self.tell(&Command::Drain(alternates.into()));
         }
     }
 

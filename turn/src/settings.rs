@@ -260,6 +260,17 @@ pub struct FleetSource {
     pub node: Option<String>,
 }
 
+/// The configuration file, followed.
+#[derive(Clone, Debug)]
+pub struct SettingsFile {
+    /// The file.
+    pub path: PathBuf,
+    /// What flags and environment give, which wins over it.
+    pub flags: Settings,
+    /// Both together, as the server began with them.
+    pub read: Settings,
+}
+
 /// What a server runs with.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -304,6 +315,8 @@ pub struct Config {
     pub stun_only: bool,
     /// How long calls may go on after SIGTERM.
     pub drain_timeout: Duration,
+    /// The configuration file, if there is one.
+    pub file: Option<SettingsFile>,
 }
 
 /// Why the settings make no configuration. Each says what to give instead.
@@ -428,6 +441,7 @@ impl Settings {
             proxy_protocol: self.proxy_protocol,
             stun_only: self.stun_only,
             drain_timeout: self.drain_timeout.map_or(Duration::from_secs(3600), Duration::from),
+            file: None,
         })
     }
 }

@@ -11,7 +11,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -23,6 +23,30 @@ pub(crate) const PROBE_KEY: &str = "rtc-readiness";
 /// A worker's copy of its counters, for others to read.
 #[derive(Debug, Default)]
 pub(crate) struct Published(Mutex<Snapshot>);
+
+/// What may change while the server runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Reloaded {
+    Configuration,
+    Keys,
+    FleetFile,
+    Certificate,
+}
+
+impl Reloaded {
+    const ALL: [Self; 4] = [Self::Configuration, Self::Keys, Self::FleetFile, Self::Certificate];
+}
+
+impl fmt::Display for Reloaded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Configuration => "configuration",
+            Self::Keys => "keys",
+            Self::FleetFile => "fleet file",
+            Self::Certificate => "certificate",
+        })
+    }
+}
 
 /// The counters of one worker, or of all.
 #[derive(Clone, Debug, Default)]
@@ -71,9 +95,15 @@ pub(crate) struct Telemetry {
     pub(crate) workers: Vec<Arc<Published>>,
     /// When the certificate expires, in Unix seconds; 0 where there is none.
     pub(crate) certificate_expires: Arc<AtomicU64>,
+    /// By what changed, why the change could not be taken.
+    pub(crate) reload_errors: Arc<Mutex<BTreeMap<Reloaded, String>>>,
 }
 
 impl Telemetry {
+    pub(crate) fn reload_errors(&self) -> MutexGuard<'_, BTreeMap<Reloaded, String>> {
+        self.reload_errors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The sum; of the ring's revision the least, as a change is in effect when all have it.
     pub(crate) fn total(&self) -> Snapshot {
         let mut total = Snapshot::default();
@@ -181,6 +211,14 @@ impl Collector for Telemetry {
         if expires > 0 {
             let help = "When the certificate of TLS and DTLS listeners expires, in Unix time";
             gauge(encoder, "rtc_turn_tls_certificate_expiry_seconds", help, expires as f64)?;
+        }
+        let help = "Whether what is used is older than its file, since that cannot be used";
+        let mut metric =
+            encoder.encode_descriptor("rtc_turn_reload_failed", help, None, MetricType::Gauge)?;
+        for what in Reloaded::ALL {
+            let failed = self.reload_errors().contains_key(&what);
+            ConstGauge::new(i64::from(failed))
+                .encode(metric.encode_family(&[("what", what.to_string())])?)?;
         }
         let lag = total.work.longest_turn.as_secs_f64();
         gauge(encoder, "rtc_turn_loop_seconds", "The longest recent turn of a worker's loop", lag)

@@ -32,6 +32,7 @@ use std::{
     collections::BTreeSet,
     io,
     net::SocketAddr,
+    num::NonZeroU64,
     sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
@@ -79,6 +80,7 @@ pub(crate) enum Command {
     Keys(Arc<KeyRing>),
     Peers(Arc<PeerPolicy>),
     Addresses(Addresses),
+    Bandwidth(Option<NonZeroU64>),
     Drain(Arc<[SocketAddr]>),
     /// For new connections.
     Certificate(Arc<Certificate>),
@@ -474,6 +476,9 @@ impl Worker {
                     self.core.addresses = addresses;
                     self.core.relays.withdraw();
                     self.core.server.set_relay_addresses(addresses.advertised());
+                }
+                Command::Bandwidth(bandwidth) => {
+                    self.core.server.set_bandwidth(crate::server::now(), bandwidth);
                 }
                 Command::Drain(alternates) => self.core.server.drain(alternates),
                 Command::Certificate(certificate) => {

@@ -13,6 +13,7 @@ mod load;
 mod lost_datagrams;
 mod proxy_protocol;
 mod relaying;
+mod reload;
 mod rotation;
 mod short_cuts;
 mod stun_only;

@@ -28,7 +28,11 @@ pub const SECRET: &str = "a secret for trying out";
 pub const OK: Answer = Answer::Success { relayed: None, lifetime: None };
 
 pub fn config() -> Config {
-    let settings = Settings {
+    settings().resolve().unwrap()
+}
+
+pub fn settings() -> Settings {
+    Settings {
         listen: vec!["udp://127.0.0.1:0".parse().unwrap(), "tcp://127.0.0.1:0".parse().unwrap()],
         relay_address: vec!["127.0.0.1".parse().unwrap()],
         // above the ports that the system picks for listeners and peers
@@ -39,8 +43,7 @@ pub fn config() -> Config {
         workers: Some(2),
         admin: Some("127.0.0.1:0".parse().unwrap()),
         ..Settings::default()
-    };
-    settings.resolve().unwrap()
+    }
 }
 
 pub async fn start(config: Config) -> Handle {
