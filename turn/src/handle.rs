@@ -3,7 +3,11 @@
 use crate::server::{Failed, Shared};
 use rtc_credentials::{KeyRing, Transport};
 use rtc_service::{admin, clock::unix_now, metrics};
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 use tokio::time::sleep;
 
 /// How many users `/status` lists.
@@ -59,6 +63,8 @@ impl Handle {
         let errors: Vec<_> =
             self.0.telemetry.reload_errors().iter().map(|(what, error)| format!("{what}: {error}")).collect();
         let reload_error = (!errors.is_empty()).then(|| errors.join("; "));
+        let quota_store = self.0.telemetry.quota_store_up.as_ref();
+        let quota_store = quota_store.map(|up| serde_json::json!({"up": up.load(Ordering::Relaxed)}));
         serde_json::json!({
             "program": "rtc-turn",
             "version": env!("CARGO_PKG_VERSION"),
@@ -71,6 +77,7 @@ impl Handle {
             "relayAddresses": relay,
             "users": users,
             "reloadError": reload_error,
+            "quotaStore": quota_store,
             "needRestart": state.need_restart,
         })
     }

@@ -18,6 +18,7 @@
 //! | `directory` | which worker holds which relayed address |
 //! | `post` | datagrams from one worker's clients to another's |
 //! | `follow` | the files that change: settings, keys, certificate, fleet |
+//! | [`fleet_quota`] | what users hold on other servers, by Redis |
 //! | `reload` | what follows from them |
 //! | `readiness` | a real allocation that relays to itself, or a Binding where TURN is off |
 //! | `open_files` | the limit on sockets |
@@ -28,6 +29,7 @@
 mod certificate;
 mod directory;
 mod dtls;
+pub mod fleet_quota;
 mod follow;
 mod handle;
 mod listen;

@@ -162,9 +162,11 @@ pub(crate) async fn probe_binding(server: &At<'_>) -> Result<(), NotReady> {
 
 /// Allocates, binds a channel to the allocation's own relayed address, sends through it, and ends the
 /// allocation. A server whose quotas or ports are used up is ready: it does what it should.
-pub(crate) async fn probe(server: &At<'_>, secret: &Secret) -> Result<(), NotReady> {
+pub(crate) async fn probe(server: &At<'_>, secret: &Secret, name: &str) -> Result<(), NotReady> {
     let ring = KeyRing::single(secret.clone());
-    let credential = mint(&ring, "rtc-readiness", Duration::from_secs(60), unix_now())?;
+    // no user of another server's too, so that no quota of the fleet is in its way
+    let user = format!("rtc-readiness-{name}");
+    let credential = mint(&ring, &user, Duration::from_secs(60), unix_now())?;
     let mut client = Client::new(credential.username, credential.password, unix_now());
     let mut link = server.open().await?;
     let relayed = match ask(&mut link, &mut client, "Allocate", Client::allocate).await? {

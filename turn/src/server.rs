@@ -3,6 +3,7 @@
 use crate::{
     certificate::Certificate,
     directory::Directory,
+    fleet_quota,
     follow::{self, Files},
     handle::Handle,
     listen,
@@ -100,6 +101,8 @@ pub struct Server;
 pub(crate) struct Shared {
     /// As it began; what may change is in the state.
     pub(crate) config: Config,
+    /// Tells this process from every other.
+    pub(crate) name: String,
     pub(crate) local: Vec<(Transport, SocketAddr)>,
     pub(crate) admin: Option<SocketAddr>,
     pub(crate) mailboxes: Vec<Mailbox>,
@@ -137,6 +140,9 @@ impl Server {
         let relay = reload::relay_addresses(&config, fleet.as_ref());
         let addresses = Addresses::new(&relay);
         let quotas = Quotas::new(config.limits);
+        if let Some(fleet) = &config.fleet_quota {
+            quotas.set_elsewhere(fleet.unknown());
+        }
         let reservations = Reservations::new();
         let probe_secret = Secret::generate().map_err(|e| StartError::Entropy(e.to_string()))?;
         let bound = listen::bind_all(&config.listen, config.workers, config.relay_ports)?;
@@ -193,7 +199,8 @@ impl Server {
             mailboxes.push(mailbox);
             published.push(counters);
         }
-        let telemetry = Telemetry { workers: published, ..Telemetry::default() };
+        let quota_store_up = config.fleet_quota.as_ref().map(|_| Arc::default());
+        let telemetry = Telemetry { workers: published, quota_store_up, ..Telemetry::default() };
         if let Some(certificate) = &certificate {
             telemetry.certificate_expires.store(certificate.expires, Ordering::Relaxed);
         }
@@ -208,7 +215,9 @@ impl Server {
             certificate,
             ready: Err("starting".into()),
         };
+        let name = format!("{:016x}", u64::from_ne_bytes(random()?));
         let shared = Arc::new(Shared {
+            name,
             local,
             admin: admin.as_ref().and_then(|l| l.local_addr().ok()),
             mailboxes,
@@ -228,6 +237,9 @@ impl Server {
         }
         let handle = Handle::new(Arc::clone(&shared));
         follow::spawn(&shared, files, admin);
+        if shared.config.fleet_quota.is_some() {
+            until_stopped(&shared, fleet_quota::keep(Arc::clone(&shared)));
+        }
         let this = Arc::clone(&shared);
         until_stopped(&shared, async move {
             loop {
@@ -247,8 +259,8 @@ pub(crate) fn now() -> Now {
     Now { instant: std::time::Instant::now(), unix: unix_now() }
 }
 
-fn random() -> Result<[u8; 32], StartError> {
-    let mut bytes = [0; 32];
+fn random<const N: usize>() -> Result<[u8; N], StartError> {
+    let mut bytes = [0; N];
     getrandom::fill(&mut bytes).map_err(|e| StartError::Entropy(e.to_string()))?;
     Ok(bytes)
 }
@@ -385,7 +397,7 @@ impl Shared {
         let probed = if self.config.stun_only {
             readiness::probe_binding(&server).await
         } else {
-            readiness::probe(&server, &self.probe_secret).await
+            readiness::probe(&server, &self.probe_secret, &self.name).await
         };
         probed.map_err(|e| e.to_string())
     }

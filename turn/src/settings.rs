@@ -1,6 +1,7 @@
 //! Flags, the configuration file, and the configuration that they resolve to.
 
-use clap::Args;
+use crate::fleet_quota::FleetQuota;
+use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use rtc_credentials::{Fleet, KeyRing, PortRange, Secret, Transport};
 use rtc_service::{HumanDuration, log::LogFormat};
@@ -61,6 +62,19 @@ pub struct Settings {
     /// no bound]
     #[arg(long, env = "RTC_TURN_BANDWIDTH_QUOTA", value_name = "BYTES")]
     pub bandwidth_quota: Option<u64>,
+    /// Allocations that one user may hold on all servers together that use the same --quota-store
+    #[arg(long, env = "RTC_TURN_FLEET_USER_QUOTA", value_name = "N")]
+    pub fleet_user_quota: Option<u32>,
+    /// Where servers tell each other what users hold: redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE]
+    #[arg(long, env = "RTC_TURN_QUOTA_STORE", value_name = "URL", hide_env_values = true)]
+    pub quota_store: Option<SecretText>,
+    /// A file that holds this URL, such as a mounted Secret; instead of --quota-store
+    #[arg(long, env = "RTC_TURN_QUOTA_REDIS_URL_FILE", value_name = "FILE", conflicts_with = "quota_store")]
+    pub quota_redis_url_file: Option<PathBuf>,
+    /// While the store is away: go on by this server's own counts, or refuse new allocations [default:
+    /// open]
+    #[arg(long, env = "RTC_TURN_QUOTA_FAIL", value_enum)]
+    pub quota_fail: Option<QuotaFail>,
     /// Worker threads [default: one per core]
     #[arg(long, env = "RTC_TURN_WORKERS", value_name = "N")]
     pub workers: Option<u16>,
@@ -260,6 +274,17 @@ pub struct FleetSource {
     pub node: Option<String>,
 }
 
+/// What to do about new allocations while the fleet's counts are not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum QuotaFail {
+    /// Go on by this server's own counts.
+    #[default]
+    Open,
+    /// Refuse them.
+    Closed,
+}
+
 /// The configuration file, followed.
 #[derive(Clone, Debug)]
 pub struct SettingsFile {
@@ -299,6 +324,8 @@ pub struct Config {
     pub limits: Limits,
     /// Bytes a second that an allocation may relay in each direction.
     pub bandwidth: Option<NonZeroU64>,
+    /// Quotas over all servers.
+    pub fleet_quota: Option<FleetQuota>,
     /// At least one.
     pub workers: u16,
     /// The admin port, if it is to be served.
@@ -356,6 +383,20 @@ pub enum SettingsError {
         "two relay addresses of one family: give --relay-address at most once for IPv4 and once for IPv6"
     )]
     TwoRelayAddresses,
+    /// A quota over all servers without a store.
+    #[error("--fleet-user-quota needs a Redis: give --quota-store URL or --quota-redis-url-file FILE")]
+    NoQuotaStore,
+    /// The file with the store's URL cannot be read.
+    #[error("--quota-redis-url-file {}: {source}", path.display())]
+    QuotaUrl {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The store's URL is unusable.
+    #[error(transparent)]
+    QuotaStore(#[from] crate::fleet_quota::UrlError),
     /// A listener's port would be relayed from.
     #[error(
         "port {0} is in the relay ports too: choose another port with --listen or other ports with --relay-ports"
@@ -419,6 +460,20 @@ impl Settings {
             [_] | [_, _] => self.relay_address,
             _ => return Err(SettingsError::TwoRelayAddresses),
         };
+        let url = match (self.quota_store, self.quota_redis_url_file) {
+            (Some(SecretText(url)), _) => Some(url),
+            (None, Some(path)) => Some(
+                std::fs::read_to_string(&path).map_err(|source| SettingsError::QuotaUrl { path, source })?,
+            ),
+            (None, None) => None,
+        };
+        let fleet_quota = match (self.fleet_user_quota.filter(|max| *max > 0), url) {
+            (Some(max), Some(url)) => {
+                Some(FleetQuota::new(url.trim(), max, self.quota_fail.unwrap_or_default())?)
+            }
+            (Some(_), None) => return Err(SettingsError::NoQuotaStore),
+            (None, _) => None,
+        };
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
         Ok(Config {
             listen,
@@ -433,6 +488,7 @@ impl Settings {
             deny: self.deny_peer,
             limits: Limits { per_user: self.user_quota, total: self.total_quota },
             bandwidth: self.bandwidth_quota.and_then(NonZeroU64::new),
+            fleet_quota,
             workers: self.workers.unwrap_or(u16::try_from(cores).unwrap_or(u16::MAX)).max(1),
             admin: self.admin,
             fleet,

@@ -12,7 +12,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -95,6 +95,8 @@ pub(crate) struct Telemetry {
     pub(crate) workers: Vec<Arc<Published>>,
     /// When the certificate expires, in Unix seconds; 0 where there is none.
     pub(crate) certificate_expires: Arc<AtomicU64>,
+    /// Whether the store of the fleet's quotas answers, where there is one.
+    pub(crate) quota_store_up: Option<Arc<AtomicBool>>,
     /// By what changed, why the change could not be taken.
     pub(crate) reload_errors: Arc<Mutex<BTreeMap<Reloaded, String>>>,
 }
@@ -211,6 +213,10 @@ impl Collector for Telemetry {
         if expires > 0 {
             let help = "When the certificate of TLS and DTLS listeners expires, in Unix time";
             gauge(encoder, "rtc_turn_tls_certificate_expiry_seconds", help, expires as f64)?;
+        }
+        if let Some(up) = &self.quota_store_up {
+            let up = f64::from(u8::from(up.load(Ordering::Relaxed)));
+            gauge(encoder, "rtc_turn_quota_store_up", "Whether the store of the fleet's quotas answers", up)?;
         }
         let help = "Whether what is used is older than its file, since that cannot be used";
         let mut metric =

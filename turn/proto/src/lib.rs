@@ -53,7 +53,7 @@ pub use integrity::{LongTermKey, PasswordAlgorithm};
 pub use message::{Class, Message, Method, ParseError, TransactionId, Writer};
 pub use nonce::Nonces;
 pub use peers::{PeerPolicy, Verdict};
-pub use quotas::{Limits, Quotas};
+pub use quotas::{Elsewhere, Limits, Quotas};
 pub use reservations::Reservations;
 pub use rtc_credentials::{PortRange, Transport};
 pub use server::{

@@ -2,7 +2,7 @@
 //! taken only where an allocation begins or ends, never on a packet's way.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -16,6 +16,35 @@ pub struct Limits {
     pub total: Option<u32>,
 }
 
+/// What users hold on other servers of the fleet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Elsewhere {
+    /// There are no others, or it does not matter.
+    #[default]
+    Nothing,
+    /// It matters.
+    Known {
+        /// What one user may hold on all servers together.
+        max: u32,
+        /// The users that hold much; who is not named holds nothing.
+        held: HashMap<Box<str>, u32>,
+    },
+    /// It matters and is not known: nobody gets any more.
+    Unknown,
+}
+
+impl Elsewhere {
+    fn permits(&self, user: &str, held: u32) -> bool {
+        match self {
+            Self::Nothing => true,
+            Self::Known { max, held: others } => {
+                held.saturating_add(others.get(user).copied().unwrap_or(0)) < *max
+            }
+            Self::Unknown => false,
+        }
+    }
+}
+
 /// The counts, one for a server.
 #[derive(Debug, Default)]
 pub struct Quotas {
@@ -27,6 +56,9 @@ struct State {
     limits: Limits,
     total: u32,
     users: HashMap<Arc<str>, u32>,
+    elsewhere: Elsewhere,
+    /// Whose counts have changed; `None` while nobody asks.
+    changed: Option<HashSet<Arc<str>>>,
 }
 
 impl Quotas {
@@ -39,6 +71,24 @@ impl Quotas {
     /// Changes the bounds; what is held already stays.
     pub fn set_limits(&self, limits: Limits) {
         self.state().limits = limits;
+    }
+
+    /// Takes what is held on other servers; what is held here already stays.
+    pub fn set_elsewhere(&self, elsewhere: Elsewhere) {
+        self.state().elsewhere = elsewhere;
+    }
+
+    /// What users hold: `all` of them, or those whose count has changed since the last call, who may
+    /// hold nothing any more. The first call has to be for all.
+    #[must_use]
+    pub fn counts(&self, all: bool) -> Vec<(Arc<str>, u32)> {
+        let mut state = self.state();
+        let changed = state.changed.replace(HashSet::new()).unwrap_or_default();
+        if all {
+            return state.users.iter().map(|(user, held)| (Arc::clone(user), *held)).collect();
+        }
+        let held = |user: &Arc<str>| state.users.get(user).copied().unwrap_or(0);
+        changed.into_iter().map(|user| (Arc::clone(&user), held(&user))).collect()
     }
 
     /// How many relayed addresses are held.
@@ -60,7 +110,7 @@ impl Quotas {
     #[must_use]
     pub(crate) fn take(self: &Arc<Self>, user: &str) -> Option<Ticket> {
         let mut state = self.state();
-        let State { limits, total, users } = &mut *state;
+        let State { limits, total, users, elsewhere, changed } = &mut *state;
         let (name, held) = match users.get_key_value(user) {
             Some((name, held)) => (Arc::clone(name), *held),
             None => (Arc::from(user), 0),
@@ -68,7 +118,13 @@ impl Quotas {
         if limits.total.is_some_and(|max| *total >= max) || limits.per_user.is_some_and(|max| held >= max) {
             return None;
         }
+        if !elsewhere.permits(user, held) {
+            return None;
+        }
         *total += 1;
+        if let Some(changed) = changed {
+            changed.insert(Arc::clone(&name));
+        }
         users.insert(Arc::clone(&name), held + 1);
         drop(state);
         Some(Ticket { quotas: Arc::clone(self), user: name })
@@ -97,6 +153,9 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         let mut state = self.quotas.state();
         state.total = state.total.saturating_sub(1);
+        if let Some(changed) = &mut state.changed {
+            changed.insert(Arc::clone(&self.user));
+        }
         if let Some(held) = state.users.get_mut(&self.user) {
             *held -= 1;
             if *held == 0 {
@@ -123,6 +182,37 @@ mod tests {
         assert_eq!(quotas.total(), 2);
         assert_eq!(quotas.top(1), [("a".into(), 1)]);
         assert!(quotas.take("a").is_some());
+    }
+
+    #[test]
+    fn what_others_hold_counts_for_a_users_bound_over_all_servers() {
+        let quotas = Quotas::new(Limits::default());
+        let others = |n| Elsewhere::Known { max: 3, held: [("a".into(), n)].into() };
+        quotas.set_elsewhere(others(2));
+        let first = quotas.take("a").unwrap();
+        assert!(quotas.take("a").is_none());
+        assert!(quotas.take("b").is_some(), "who is not named holds nothing");
+        quotas.set_elsewhere(others(0));
+        assert!(quotas.take("a").is_some());
+        quotas.set_elsewhere(Elsewhere::Unknown);
+        assert!(quotas.take("b").is_none());
+        drop(first);
+        assert_eq!(quotas.total(), 0);
+    }
+
+    #[test]
+    fn changes_are_told_once() {
+        let quotas = Quotas::new(Limits::default());
+        let a = quotas.take("a").unwrap();
+        assert_eq!(quotas.counts(true), [("a".into(), 1)]);
+        assert!(quotas.counts(false).is_empty());
+        let _second = quotas.take("a").unwrap();
+        assert_eq!(quotas.counts(false), [("a".into(), 2)]);
+        drop(quotas.take("b"));
+        assert_eq!(quotas.counts(false), [("b".into(), 0)]);
+        drop(a);
+        assert_eq!(quotas.counts(true), [("a".into(), 1)]);
+        assert!(quotas.counts(false).is_empty(), "all were told");
     }
 
     #[test]

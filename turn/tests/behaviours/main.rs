@@ -6,6 +6,7 @@ mod bandwidth;
 mod common;
 mod coturn_clients;
 mod dtls;
+mod fleet_quota;
 mod ipv6;
 mod library_clients;
 mod lifecycle;
