@@ -13,6 +13,7 @@ mod lifecycle;
 mod load;
 mod lost_datagrams;
 mod proxy_protocol;
+mod reference;
 mod relaying;
 mod reload;
 mod rotation;
