@@ -235,6 +235,9 @@ fn of_interest(node: &Node) -> Option<u64> {
     node.annotations().hash(&mut hasher);
     node.labels().hash(&mut hasher);
     node.spec.as_ref().and_then(|spec| spec.unschedulable).hash(&mut hasher);
+    for taint in node.spec.iter().flat_map(|spec| spec.taints.iter().flatten()) {
+        (&taint.key, &taint.value, &taint.effect).hash(&mut hasher);
+    }
     node.metadata.deletion_timestamp.is_some().hash(&mut hasher);
     for address in node.status.iter().flat_map(|status| status.addresses.iter().flatten()) {
         (&address.type_, &address.address).hash(&mut hasher);

@@ -1,6 +1,7 @@
 //! The TURN pods, on the network of their nodes.
 
-use rtc_operator_api::spec::AddressFamily;
+use k8s_openapi::api::core::v1::Toleration;
+use rtc_operator_api::spec::{AddressFamily, Listener, Update, UpdateStrategy};
 use serde_json::{Value, json};
 
 use crate::controller::secrets::{CERTIFICATE, KEY, turn_certificate};
@@ -9,10 +10,17 @@ use super::{
     ADMIN_PORT_ANNOTATION, Build, Desired, KEYS_DIR, Kind, TEMPLATE_LABEL, TURN_DIR, fingerprint, pod,
 };
 
-/// Ports below this one can only be bound with a capability that a user other than root cannot be given here.
-const PRIVILEGED: u16 = 1024;
-/// How long a pod that is deleted may take, in seconds. Those that the operator replaces have drained before.
-const GRACE: u64 = 30;
+/// How long a pod may take, in seconds, that is deleted although it has calls.
+pub const CUT: u32 = 30;
+
+/// How long a pod may take that anybody deletes, in seconds: the DaemonSet's controller does at once when the node
+/// is no longer selected, and the calls there may go on as long as during an update. A pod without calls ends at once.
+fn grace(update: &Update) -> u64 {
+    match update.strategy {
+        UpdateStrategy::Drain => update.deadline.as_secs().max(CUT.into()),
+        UpdateStrategy::Immediate => CUT.into(),
+    }
+}
 
 /// The DaemonSet of the TURN pods.
 #[must_use]
@@ -35,6 +43,13 @@ pub fn build(build: &Build<'_>) -> Desired {
             "template": template,
         }}),
     )
+}
+
+/// What the pods of a DaemonSet tolerate.
+#[must_use]
+pub fn tolerations(daemonset: &Value) -> Vec<Toleration> {
+    let list = daemonset["spec"]["template"]["spec"]["tolerations"].clone();
+    serde_json::from_value(list).unwrap_or_default()
 }
 
 /// The label that pods of a DaemonSet's current template have.
@@ -62,7 +77,7 @@ fn template(build: &Build<'_>) -> Value {
     let admin = admin_port(build);
     // Named as host ports, so that the scheduler keeps two clusters from one port of a node, and says so.
     ports.push(json!({"name": "admin", "containerPort": admin, "hostPort": admin, "protocol": "TCP"}));
-    let privileged = turn.listeners.iter().any(|listener| listener.port < PRIVILEGED);
+    let privileged = turn.listeners.iter().any(Listener::is_privileged);
     let mut security = pod::locked_down();
     if privileged {
         security["capabilities"]["add"] = json!(["NET_BIND_SERVICE"]);
@@ -77,7 +92,7 @@ fn template(build: &Build<'_>) -> Value {
             "hostNetwork": true,
             "dnsPolicy": "ClusterFirstWithHostNet",
             "securityContext": pod::security(if privileged { 0 } else { pod::UID }),
-            "terminationGracePeriodSeconds": GRACE,
+            "terminationGracePeriodSeconds": grace(&turn.update),
             "nodeSelector": turn.placement.node_selector,
             "tolerations": turn.placement.tolerations,
             "affinity": turn.placement.affinity,
@@ -86,6 +101,8 @@ fn template(build: &Build<'_>) -> Value {
                 "image": build.image,
                 "imagePullPolicy": spec.image.pull_policy.as_str(),
                 "command": ["rtc-turn"],
+                // So that the status can say why it does not start: another process has its port, say.
+                "terminationMessagePolicy": "FallbackToLogsOnError",
                 "args": args(build),
                 "env": [
                     {"name": "HOST_IP", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "status.hostIP"}}},
@@ -123,7 +140,7 @@ fn args(build: &Build<'_>) -> Vec<String> {
         format!("--keys={KEYS_DIR}"),
         format!("--admin={host}:{}", admin_port(build)),
         // Within the grace period, so that the last allocations end by refusal rather than by a kill.
-        format!("--drain-timeout={}s", GRACE - 5),
+        format!("--drain-timeout={}s", grace(&turn.update).saturating_sub(5)),
     ]);
     if turn_certificate(&build.cluster.spec).is_some() {
         args.extend(pod::certificate_args());

@@ -217,3 +217,14 @@ fn admin_ports_and_signaling_are_in_the_families_of_the_cluster() {
     assert!(flags(both.clone(), daemonset::build).contains("--admin=$(HOST_IP):"));
     assert!(flags(both, deployment::build).contains("--listen=[::]:8080"));
 }
+
+#[test]
+fn a_turn_pod_that_anybody_deletes_may_end_its_calls() {
+    let pod = |update: Value| built(json!({"turn": {"update": update}}), daemonset::build);
+    let turn = pod(json!({"deadline": "15m"}));
+    assert_eq!(pod_of(&turn)["terminationGracePeriodSeconds"], 900);
+    assert!(args(&turn).contains(&"--drain-timeout=895s"));
+    for short in [json!({"strategy": "Immediate"}), json!({"deadline": "1s"})] {
+        assert_eq!(pod_of(&pod(short))["terminationGracePeriodSeconds"], daemonset::CUT);
+    }
+}

@@ -17,7 +17,7 @@ use super::{
     poll,
 };
 use crate::{
-    build::{Desired, FILES_ANNOTATION, Kind, fingerprint},
+    build::{Desired, FILES_ANNOTATION, Kind, daemonset, fingerprint},
     drain::Move,
 };
 
@@ -318,7 +318,8 @@ async fn make(
         }
         Move::Delete { .. } => {
             let pods = Api::<Pod>::namespaced(context.client.clone(), namespace);
-            match pods.delete(name, &DeleteParams::default()).await {
+            // Its calls have ended, or have had their time.
+            match pods.delete(name, &DeleteParams::default().grace_period(daemonset::CUT)).await {
                 Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
                 Err(source) => Err(Error::Apply { what: format!("Pod {name}"), source: Box::new(source) }),
                 Ok(_) => Ok(()),

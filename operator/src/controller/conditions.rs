@@ -2,13 +2,14 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use rtc_credentials::Waiting;
-use rtc_operator_api::{RtcCluster, status::NodeState};
+use rtc_operator_api::{RtcCluster, spec::Listener, status::NodeState};
 
 use super::{
     Error,
     dereference::Observed,
     plan::{Plan, PlannedNode, Reason},
-    requested, secrets,
+    requested,
+    secrets::{self, Lack},
     validate::Verdict,
 };
 
@@ -113,15 +114,16 @@ fn ready(verdict: &Verdict, signaling: &Fact, turn: &Fact, relays: bool) -> Fact
 }
 
 /// Why pods stay as they are.
-fn waits(plan: &Plan) -> Option<String> {
-    let parts: Vec<_> = plan.signaling_waits.iter().chain(&plan.turn_waits).cloned().collect();
-    (!parts.is_empty()).then(|| parts.join("; "))
+fn waits(plan: &Plan) -> Option<Lack> {
+    let parts: Vec<_> = plan.signaling_waits.iter().chain(&plan.turn_waits).collect();
+    let messages: Vec<_> = parts.iter().map(|lack| lack.message.as_str()).collect();
+    Some(Lack { reason: parts.first()?.reason, message: messages.join("; ") })
 }
 
 fn progressing(plan: &Plan, counts: Counts, keys: &Fact) -> Fact {
     const KIND: &str = "Progressing";
     if let Some(missing) = waits(plan) {
-        return fact(KIND, false, "SecretMissing", missing);
+        return fact(KIND, false, missing.reason, missing.message);
     }
     if !counts.signaling_current {
         return fact(KIND, true, "SignalingUpdating", "signaling pods are being created or replaced");
@@ -155,8 +157,8 @@ fn degraded(plan: &Plan, verdict: &Verdict, error: Option<&Error>) -> Fact {
         return fact(KIND, true, error.reason(), error.to_string());
     }
     if let Some(missing) = waits(plan) {
-        let message = format!("{missing}; until then the pods that need it stay as they are");
-        return fact(KIND, true, "SecretMissing", message);
+        let message = format!("{}; until then the pods that need it stay as they are", missing.message);
+        return fact(KIND, true, missing.reason, message);
     }
     if !verdict.without_effect.is_empty() {
         let message = format!("without effect so far: {}", verdict.without_effect.join(", "));
@@ -172,12 +174,12 @@ fn signaling(plan: &Plan, counts: Counts) -> Fact {
     const KIND: &str = "SignalingAvailable";
     let Counts { signaling_ready: ready, signaling_desired: desired, .. } = counts;
     let message = format!("{ready}/{desired} signaling pods are ready");
+    if let (0, 1.., Some(missing)) = (ready, desired, &plan.signaling_waits) {
+        return fact(KIND, false, missing.reason, missing.message.clone());
+    }
     match (ready, desired) {
         (_, 0) => {
             fact(KIND, false, "ScaledToZero", "no signaling pod is wanted; raise the number of replicas")
-        }
-        (0, _) if plan.signaling_waits.is_some() => {
-            fact(KIND, false, "SecretMissing", plan.signaling_waits.clone().unwrap_or_default())
         }
         (0, _) if counts.redis_missing => fact(
             KIND,
@@ -198,7 +200,7 @@ fn turn(plan: &Plan, counts: Counts) -> Fact {
         return fact(KIND, true, "NodesServe", format!("{serving}/{} nodes serve", plan.nodes.len()));
     }
     if let Some(missing) = plan.turn_waits.clone().filter(|_| plan.nodes.is_empty()) {
-        return fact(KIND, false, "SecretMissing", missing);
+        return fact(KIND, false, missing.reason, missing.message);
     }
     if counts.turn_desired == 0 {
         let message = "no node matches spec.turn.placement, or each has a taint that it does not tolerate";
@@ -217,9 +219,8 @@ fn turn(plan: &Plan, counts: Counts) -> Fact {
 pub fn why(node: &PlannedNode) -> String {
     match &node.reason {
         None => String::new(),
-        Some(Reason::Address(reason) | Reason::NotReady(reason)) => reason.clone(),
+        Some(Reason::Address(reason) | Reason::NotReady(reason) | Reason::Cordoned(reason)) => reason.clone(),
         Some(Reason::Draining) => "its pod is being replaced".to_owned(),
-        Some(Reason::Cordoned) => "the node is cordoned".to_owned(),
         Some(Reason::Keys) => "its pod has not read the key ring yet".to_owned(),
     }
 }
@@ -305,6 +306,18 @@ fn pod_security(cluster: &RtcCluster, observed: &Observed) -> Fact {
                  --overwrite namespace {namespace} pod-security.kubernetes.io/enforce=privileged`"
             ),
         ),
-        _ => fact(KIND, true, "Admitted", "the namespace admits pods on the host network"),
+        _ => match cluster.spec.turn.listeners.iter().find(|listener| listener.is_privileged()) {
+            // Neither a capability nor a sysctl can be given to another user on the host network.
+            Some(Listener { name, port, .. }) => fact(
+                KIND,
+                true,
+                "AdmittedAsRoot",
+                format!(
+                    "TURN pods run as root with NET_BIND_SERVICE as their only capability, since listener {name} has port \
+                     {port}; with ports from 1024 on they run as an ordinary user"
+                ),
+            ),
+            None => fact(KIND, true, "Admitted", "the namespace admits pods on the host network"),
+        },
     }
 }

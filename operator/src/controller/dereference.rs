@@ -409,18 +409,25 @@ fn is_running(pod: &Pod) -> bool {
     statuses.into_iter().any(|status| status.state.as_ref().is_some_and(|state| state.running.is_some()))
 }
 
-/// What the scheduler or the kubelet complains of.
+/// What the scheduler or the kubelet complains of, and what the program said last.
 fn trouble(pod: &Pod) -> Option<String> {
     let status = pod.status.as_ref()?;
     let unscheduled =
         status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled" && c.status == "False");
-    let waiting = status.container_statuses.iter().flatten().find_map(|s| s.state.as_ref()?.waiting.as_ref());
-    let waiting = waiting.filter(|waiting| waiting.reason.as_deref() != Some("ContainerCreating"));
-    unscheduled.and_then(|condition| condition.message.clone()).or_else(|| {
-        let waiting = waiting?;
-        let reason = waiting.reason.as_deref().unwrap_or("Waiting");
-        Some(format!("{reason}: {}", waiting.message.as_deref().unwrap_or("see the pod's events")))
-    })
+    if let Some(why) = unscheduled.and_then(|condition| condition.message.clone()) {
+        return Some(why);
+    }
+    let container = status.container_statuses.iter().flatten().find(|container| !container.ready)?;
+    let ended = [&container.state, &container.last_state];
+    let ended = ended.into_iter().find_map(|state| state.as_ref()?.terminated.as_ref());
+    let said = ended.filter(|ended| ended.exit_code != 0).and_then(|ended| ended.message.as_deref());
+    // Of a log's end, its last line.
+    if let Some(line) = said.and_then(|text| text.trim().lines().next_back()) {
+        return Some(line.to_owned());
+    }
+    let waiting = container.state.as_ref()?.waiting.as_ref()?;
+    let reason = waiting.reason.as_deref().filter(|reason| *reason != "ContainerCreating")?;
+    Some(format!("{reason}: {}", waiting.message.as_deref().unwrap_or("see the pod's events")))
 }
 
 fn admin(pod: &Pod) -> Option<(IpAddr, u16)> {
@@ -479,5 +486,35 @@ async fn ask<T: serde::de::DeserializeOwned>(
             tracing::debug!(pod, %error, "no status");
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn told(container: Value) -> Option<String> {
+        let mut container = container;
+        let fields = json!({"name": "turn", "ready": false, "image": "", "imageID": "", "restartCount": 1});
+        container.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        let pod = json!({"status": {"containerStatuses": [container]}});
+        trouble(&serde_json::from_value(pod).unwrap())
+    }
+
+    #[test]
+    fn what_a_program_said_last_tells_more_than_that_it_is_started_again() {
+        let waiting = json!({"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}});
+        let ended = |code: i32, message: &str| json!({"terminated": {"exitCode": code, "message": message}});
+        let port = "INFO starting\nrtc-turn: cannot listen on udp://0.0.0.0:3478: Address in use\n";
+        let both = told(json!({"state": waiting, "lastState": ended(1, port)}));
+        assert_eq!(both.as_deref(), Some("rtc-turn: cannot listen on udp://0.0.0.0:3478: Address in use"));
+        let silent = told(json!({"state": waiting, "lastState": ended(137, "")}));
+        assert_eq!(silent.as_deref(), Some("CrashLoopBackOff: back-off 10s"));
+        // One that has drained ends well.
+        assert_eq!(told(json!({"state": {"running": {}}, "lastState": ended(0, "drained")})), None);
+        assert_eq!(told(json!({"state": {"waiting": {"reason": "ContainerCreating"}}})), None);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use k8s_openapi::api::core::v1::{Node, Taint, Toleration};
 use kube::ResourceExt;
 use rtc_credentials::{Fleet, FleetListener, FleetNode, PortRange, Transport, Waiting};
 use rtc_operator_api::{REVOKE_ANNOTATION, ROTATE_ANNOTATION, RtcCluster, spec, status::NodeState};
@@ -9,7 +10,7 @@ use rtc_operator_api::{REVOKE_ANNOTATION, ROTATE_ANNOTATION, RtcCluster, spec, s
 use super::{
     Error,
     dereference::{Observed, TurnPod},
-    secrets::{self, Component},
+    secrets::{self, Component, Lack},
     validate::Verdict,
 };
 use crate::{
@@ -56,9 +57,9 @@ pub struct Plan {
     /// The label of TURN pods that are up to date.
     pub template: String,
     /// Why the signaling pods stay as they are, or are not there.
-    pub signaling_waits: Option<String>,
+    pub signaling_waits: Option<Lack>,
     /// Why the TURN pods stay as they are, or are not there.
-    pub turn_waits: Option<String>,
+    pub turn_waits: Option<Lack>,
     /// When to look again, in seconds.
     pub requeue: u64,
 }
@@ -84,7 +85,7 @@ impl PlannedNode {
     pub fn state(&self) -> NodeState {
         match &self.reason {
             None => NodeState::Serving,
-            Some(Reason::Draining | Reason::Cordoned) => NodeState::Draining,
+            Some(Reason::Draining | Reason::Cordoned(_)) => NodeState::Draining,
             Some(_) => NodeState::Excluded,
         }
     }
@@ -97,8 +98,8 @@ pub enum Reason {
     Address(String),
     /// Its pod is being replaced.
     Draining,
-    /// It was cordoned.
-    Cordoned,
+    /// It shall take no pods any more: cordoned, or tainted, and how.
+    Cordoned(String),
     /// Its pod is not ready.
     NotReady(String),
     /// Its pod has not read the key that signs.
@@ -155,7 +156,8 @@ pub fn plan(
         Some(key) => Signing::Key(key.id.to_string()),
         None => Signing::Lost,
     };
-    let nodes = nodes(cluster, observed, &moves, &signing);
+    let tolerations = daemonset::tolerations(&turn.value);
+    let nodes = nodes(cluster, observed, &moves, &signing, &tolerations);
     let fleet = fleet(cluster, observed, &nodes, turn_waits.is_some());
     let files = format!("{}-{}{}", ring.ring.revision, fleet.revision, secrets::version(observed));
 
@@ -289,6 +291,7 @@ fn nodes(
     observed: &Observed,
     moves: &BTreeMap<String, Move>,
     signing: &Signing,
+    tolerations: &[Toleration],
 ) -> Vec<PlannedNode> {
     let mut by_node: BTreeMap<&str, &TurnPod> = BTreeMap::new();
     for pod in &observed.turn {
@@ -307,7 +310,7 @@ fn nodes(
                 Some(node) => addresses::resolve(node, &cluster.spec.turn.addresses),
                 None => Resolved::Missing("the node is gone".to_owned()),
             };
-            let cordoned = node.and_then(|node| node.spec.as_ref()?.unschedulable).unwrap_or(false);
+            let cordoned = node.and_then(|node| cordoned(node, tolerations));
             let served = served(observed, name);
             let (addresses, missing) = match resolved {
                 Resolved::Found(addresses) => (addresses, None),
@@ -334,6 +337,38 @@ fn nodes(
     nodes
 }
 
+/// Why a node shall take no pods any more. Its TURN pod stays, and so do its calls: those who empty a node wait for
+/// what relays there, and a pod that is deleted would come back, since a DaemonSet tolerates a cordon.
+fn cordoned(node: &Node, tolerations: &[Toleration]) -> Option<String> {
+    let spec = node.spec.as_ref()?;
+    if spec.unschedulable == Some(true) {
+        return Some("the node is cordoned".to_owned());
+    }
+    let bars = |taint: &&Taint| {
+        matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute")
+            // Of the node's health, which the pod's own readiness tells of.
+            && !taint.key.starts_with("node.kubernetes.io/")
+            && !tolerations.iter().any(|toleration| tolerates(toleration, taint))
+    };
+    let taint = spec.taints.iter().flatten().find(bars)?;
+    Some(format!(
+        "the node has the taint {}:{}, which spec.turn.placement does not tolerate",
+        taint.key, taint.effect
+    ))
+}
+
+/// As Kubernetes compares them.
+fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+    let any_key = toleration.key.as_deref().unwrap_or_default().is_empty();
+    let exists = toleration.operator.as_deref() == Some("Exists");
+    toleration.effect.as_deref().is_none_or(|effect| effect.is_empty() || effect == taint.effect)
+        && (any_key || toleration.key.as_deref() == Some(taint.key.as_str()))
+        && (exists
+            || (!any_key
+                && toleration.value.as_deref().unwrap_or_default()
+                    == taint.value.as_deref().unwrap_or_default()))
+}
+
 fn served(observed: &Observed, name: &str) -> bool {
     let fleet = observed.fleet.as_ref();
     fleet.is_some_and(|fleet| fleet.nodes.iter().any(|node| node.node == name && node.serving))
@@ -342,7 +377,7 @@ fn served(observed: &Observed, name: &str) -> bool {
 fn excluded(
     pod: &TurnPod,
     next: Option<&Move>,
-    cordoned: bool,
+    cordoned: Option<String>,
     served: bool,
     signing: &Signing,
 ) -> Option<Reason> {
@@ -352,8 +387,8 @@ fn excluded(
     if pod.terminating || leaves || stays_out || told {
         return Some(Reason::Draining);
     }
-    if cordoned {
-        return Some(Reason::Cordoned);
+    if let Some(how) = cordoned {
+        return Some(Reason::Cordoned(how));
     }
     if !pod.ready {
         let why = pod.trouble.clone().unwrap_or_else(|| "its TURN pod is not ready yet".to_owned());

@@ -11,9 +11,9 @@ use k8s_openapi::{ByteString, api::core::v1::Secret, jiff::Timestamp};
 use kube::ResourceExt;
 use rtc_operator_api::{
     RtcCluster, RtcClusterSpec,
-    spec::{AuthMode, SecretKeyRef, SecretRef},
+    spec::{AuthMode, SecretKeyRef, SecretRef, Transport},
 };
-use x509_parser::prelude::{GeneralName, parse_x509_pem};
+use x509_parser::prelude::{GeneralName, SubjectPublicKeyInfo, parse_x509_pem};
 
 use super::{
     conditions::{Fact, fact},
@@ -73,6 +73,17 @@ pub struct Certificate {
     pub until: i64,
     /// The addresses that it names.
     pub addresses: Vec<IpAddr>,
+    /// Whether its key is one that DTLS can be served with: ECDSA, of P-256 or P-384.
+    pub dtls: bool,
+}
+
+/// What keeps pods from being made or changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lack {
+    /// The reason of conditions.
+    pub reason: &'static str,
+    /// What is missing, and what to do.
+    pub message: String,
 }
 
 /// The Secrets that a spec names.
@@ -141,7 +152,18 @@ fn certificate(pem: &[u8]) -> Result<Certificate, String> {
         from: parsed.validity().not_before.timestamp(),
         until: parsed.validity().not_after.timestamp(),
         addresses: names.filter_map(address).collect(),
+        dtls: dtls_can_use(parsed.public_key()),
     })
+}
+
+/// As rtc-turn does, which does not start with another one.
+fn dtls_can_use(key: &SubjectPublicKeyInfo<'_>) -> bool {
+    // RFC 5480, sections 2.1.1 and 2.1.1.1
+    const ECDSA: &str = "1.2.840.10045.2.1";
+    const CURVES: [&str; 2] = ["1.2.840.10045.3.1.7", "1.3.132.0.34"];
+    let curve = key.algorithm.parameters.as_ref().and_then(|curve| curve.as_oid().ok());
+    let curve = curve.map(|curve| curve.to_id_string());
+    key.algorithm.algorithm.to_id_string() == ECDSA && curve.is_some_and(|id| CURVES.contains(&id.as_str()))
 }
 
 fn address(name: &GeneralName<'_>) -> Option<IpAddr> {
@@ -152,16 +174,22 @@ fn address(name: &GeneralName<'_>) -> Option<IpAddr> {
 
 /// What keeps the pods of a component from being made or changed, with what to do about it.
 #[must_use]
-pub fn missing(cluster: &RtcCluster, observed: &Observed, component: Component) -> Option<String> {
-    let expected = expected(&cluster.spec).into_iter().filter(|expected| expected.component == component);
-    let all: Vec<_> = expected.filter_map(|expected| lack(cluster, observed, &expected)).collect();
-    (!all.is_empty()).then(|| all.join("; "))
+pub fn missing(cluster: &RtcCluster, observed: &Observed, component: Component) -> Option<Lack> {
+    lacks(cluster, observed, |expected| expected.component == component)
 }
 
-fn lack(cluster: &RtcCluster, observed: &Observed, expected: &Expected) -> Option<String> {
-    let Expected { secret, keys, field, .. } = expected;
+fn lacks(cluster: &RtcCluster, observed: &Observed, which: impl Fn(&Expected) -> bool) -> Option<Lack> {
+    let all = expected(&cluster.spec).into_iter().filter(which);
+    let all: Vec<_> = all.filter_map(|expected| lack(cluster, observed, &expected)).collect();
+    let messages: Vec<_> = all.iter().map(|lack| lack.message.as_str()).collect();
+    Some(Lack { reason: all.first()?.reason, message: messages.join("; ") })
+}
+
+fn lack(cluster: &RtcCluster, observed: &Observed, expected: &Expected) -> Option<Lack> {
+    let Expected { secret, keys, field, component } = expected;
     let namespace = cluster.metadata.namespace.as_deref().unwrap_or_default();
     let is_certificate = keys[0] == CERTIFICATE;
+    let missing = |message: String| Some(Lack { reason: "SecretMissing", message });
     let Some(given) = observed.given.get(secret) else {
         let make = if is_certificate {
             format!(
@@ -171,11 +199,11 @@ fn lack(cluster: &RtcCluster, observed: &Observed, expected: &Expected) -> Optio
             let files: String = keys.iter().map(|key| format!(" --from-file={key}=FILE")).collect();
             format!("`kubectl create secret generic {secret} -n {namespace}{files}`")
         };
-        return Some(format!("{field}: there is no Secret {secret}; {make}"));
+        return missing(format!("{field}: there is no Secret {secret}; {make}"));
     };
     let lacks: Vec<_> = keys.iter().filter(|key| !given.keys.contains(*key)).map(String::as_str).collect();
     if !lacks.is_empty() {
-        return Some(format!(
+        return missing(format!(
             "{field}: Secret {secret} has no {}; it needs {}",
             lacks.join(", "),
             keys.join(", ")
@@ -183,10 +211,23 @@ fn lack(cluster: &RtcCluster, observed: &Observed, expected: &Expected) -> Optio
     }
     match &given.certificate {
         Some(Err(why)) if is_certificate => {
-            Some(format!("{field}: {CERTIFICATE} of Secret {secret} is no certificate: {why}"))
+            missing(format!("{field}: {CERTIFICATE} of Secret {secret} is no certificate: {why}"))
+        }
+        Some(Ok(certificate)) if *component == Component::Turn && serves_dtls(&cluster.spec) => {
+            (!certificate.dtls).then(|| Lack {
+                reason: "KeyNotForDtls",
+                message: format!(
+                    "{field}: the certificate of Secret {secret} has a key that DTLS cannot be served with; issue it with \
+                     an ECDSA key of P-256 or P-384, in a Certificate of cert-manager `privateKey: {{algorithm: ECDSA}}`"
+                ),
+            })
         }
         _ => None,
     }
+}
+
+fn serves_dtls(spec: &RtcClusterSpec) -> bool {
+    spec.turn.listeners.iter().any(|listener| listener.transport == Transport::Dtls)
 }
 
 /// Differs whenever a Secret that the spec names does; empty when it names none.
@@ -219,12 +260,17 @@ pub fn facts(cluster: &RtcCluster, observed: &Observed, nodes: &[PlannedNode]) -
     if expected.is_empty() {
         return Vec::new();
     }
-    let lacks: Vec<_> = expected.iter().filter_map(|expected| lack(cluster, observed, expected)).collect();
-    let resolved = if lacks.is_empty() {
-        fact("SecretsResolved", true, "Resolved", "every Secret that the manifest names has what is needed")
-    } else {
-        let message = format!("{}; until then the pods that need it stay as they are", lacks.join("; "));
-        fact("SecretsResolved", false, "SecretMissing", message)
+    let resolved = match lacks(cluster, observed, |_| true) {
+        None => fact(
+            "SecretsResolved",
+            true,
+            "Resolved",
+            "every Secret that the manifest names has what is needed",
+        ),
+        Some(lack) => {
+            let message = format!("{}; until then the pods that need it stay as they are", lack.message);
+            fact("SecretsResolved", false, lack.reason, message)
+        }
     };
     let mut facts = vec![resolved];
     if expected.iter().any(|expected| expected.keys[0] == CERTIFICATE) {

@@ -17,9 +17,13 @@ impl World {
     async fn certify(&self, secret: &str, addresses: &[&str]) {
         let names: Vec<_> = addresses.iter().map(|address| (*address).to_owned()).collect();
         let made = rcgen::generate_simple_self_signed(names).unwrap();
+        self.put_certificate(secret, &made.cert.pem(), &made.signing_key.serialize_pem()).await;
+    }
+
+    async fn put_certificate(&self, secret: &str, certificate: &str, key: &str) {
         let object = json!({
             "apiVersion": "v1", "kind": "Secret", "metadata": {"name": secret}, "type": "kubernetes.io/tls",
-            "stringData": {"tls.crt": made.cert.pem(), "tls.key": made.signing_key.serialize_pem()}
+            "stringData": {"tls.crt": certificate, "tls.key": key}
         });
         let params = PatchParams::apply("user").force();
         self.api::<Secret>().patch(secret, &params, &Patch::Apply(&object)).await.unwrap();
@@ -62,6 +66,15 @@ async fn a_listener_waits_for_its_certificate_and_follows_it() {
             world.condition("SignalingAvailable").await.is_some_and(|(is, ..)| is == "True")
         })
         .await;
+    assert!(world.api::<DaemonSet>().get_opt("calls-turn").await.unwrap().is_none());
+
+    // As cert-manager makes it unless it is told otherwise: TURN pods would not start with it.
+    let rsa = include_str!("../../src/controller/secrets/rsa.pem");
+    world.put_certificate("turn-tls", rsa, "its key is not looked at").await;
+    world
+        .until_condition("SecretsResolved", "False", "KeyNotForDtls", "privateKey: {algorithm: ECDSA}")
+        .await;
+    world.until_condition("Ready", "False", "KeyNotForDtls", "turn-tls").await;
     assert!(world.api::<DaemonSet>().get_opt("calls-turn").await.unwrap().is_none());
 
     world.certify("turn-tls", &["198.51.100.1"]).await;

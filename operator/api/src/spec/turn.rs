@@ -129,6 +129,14 @@ pub struct Listener {
     pub tls: Option<Tls>,
 }
 
+impl Listener {
+    /// Whether the port is one that Linux leaves to root, or to who has CAP_NET_BIND_SERVICE.
+    #[must_use]
+    pub const fn is_privileged(&self) -> bool {
+        self.port < 1024
+    }
+}
+
 /// How clients talk to a TURN server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]

@@ -1,5 +1,5 @@
 #![allow(clippy::unwrap_used)]
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::controller::{
@@ -173,8 +173,33 @@ fn a_cordoned_node_gets_no_new_clients_and_keeps_its_pod() {
     observed.nodes.get_mut("w1").unwrap().spec =
         Some(k8s_openapi::api::core::v1::NodeSpec { unschedulable: Some(true), ..Default::default() });
     let plan = decide(&cluster(), &observed);
-    assert_eq!(plan.nodes[0].reason, Some(Reason::Cordoned));
+    assert_eq!(plan.nodes[0].reason, Some(Reason::Cordoned("the node is cordoned".into())));
     assert!(plan.moves.is_empty());
+}
+
+#[test]
+fn a_taint_that_turn_pods_do_not_tolerate_is_as_good_as_a_cordon() {
+    let serves = |taint: Value, tolerations: Value| {
+        let mut tolerant = cluster();
+        tolerant.spec.turn.placement.tolerations = serde_json::from_value(tolerations).unwrap();
+        let (_, mut observed) = settled(&tolerant, &["w1"], 100);
+        let spec = json!({"taints": [taint]});
+        observed.nodes.get_mut("w1").unwrap().spec = Some(serde_json::from_value(spec).unwrap());
+        let plan = decide(&tolerant, &observed);
+        assert!(plan.moves.is_empty());
+        plan.nodes[0].serving
+    };
+    let taint = json!({"key": "pool", "value": "old", "effect": "NoSchedule"});
+    assert!(!serves(taint.clone(), json!([])));
+    let scaled_down = json!({"key": "ToBeDeletedByClusterAutoscaler", "value": "1", "effect": "NoSchedule"});
+    assert!(!serves(scaled_down, json!([{"key": "pool", "operator": "Exists"}])));
+    assert!(!serves(taint.clone(), json!([{"key": "pool", "value": "new"}])));
+    assert!(!serves(taint.clone(), json!([{"key": "pool", "value": "old", "effect": "NoExecute"}])));
+    assert!(serves(taint.clone(), json!([{"key": "pool", "operator": "Equal", "value": "old"}])));
+    assert!(serves(taint, json!([{"operator": "Exists"}])));
+    // What is no matter of scheduling, or of the node's health.
+    assert!(serves(json!({"key": "pool", "effect": "PreferNoSchedule"}), json!([])));
+    assert!(serves(json!({"key": "node.kubernetes.io/memory-pressure", "effect": "NoSchedule"}), json!([])));
 }
 
 #[test]

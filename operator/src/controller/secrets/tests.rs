@@ -95,15 +95,15 @@ fn every_secret_that_a_field_names_is_expected() {
 fn what_is_missing_is_named_with_the_command_that_makes_it() {
     let cluster = with_tls();
     let missing = |observed: &Observed| super::missing(&cluster, observed, Component::Turn);
-    let why = missing(&Observed::default()).unwrap();
+    let why = missing(&Observed::default()).unwrap().message;
     assert!(why.contains("spec.turn.listeners.tls: there is no Secret turn-tls"), "{why}");
     assert!(why.contains("kubectl create secret tls turn-tls -n rtc --cert=FILE --key=FILE"), "{why}");
     assert_eq!(super::missing(&cluster, &Observed::default(), Component::Signaling), None);
 
     let half = observed(&[("turn-tls", secret(&[(CERTIFICATE, b"x"), (KEY, b"")]))]);
-    assert!(missing(&half).unwrap().contains("Secret turn-tls has no tls.key"));
+    assert!(missing(&half).unwrap().message.contains("Secret turn-tls has no tls.key"));
     let wrong = observed(&[("turn-tls", secret(&[(CERTIFICATE, b"x"), (KEY, b"key")]))]);
-    assert!(missing(&wrong).unwrap().contains("is no certificate: it is not PEM"));
+    assert!(missing(&wrong).unwrap().message.contains("is no certificate: it is not PEM"));
     let pem = pem(&["192.0.2.1"], 1, 90);
     let whole = observed(&[("turn-tls", secret(&[(CERTIFICATE, pem.as_bytes()), (KEY, b"key")]))]);
     assert_eq!(missing(&whole), None);
@@ -138,4 +138,34 @@ fn a_new_version_of_a_secret_is_told_to_the_kubelets() {
     };
     assert_eq!(at("1"), at("1"));
     assert_ne!(at("1"), at("2"));
+}
+
+#[test]
+fn an_rsa_certificate_waits_where_dtls_is_served_and_nowhere_else() {
+    // Made by: openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=turn -days 36500 -addext subjectAltName=IP:192.0.2.1
+    const RSA: &[u8] = include_bytes!("rsa.pem");
+    let observed = observed(&[("turn-tls", secret(&[(CERTIFICATE, RSA), (KEY, b"key")]))]);
+    let lack = missing(&with_tls(), &observed, Component::Turn).unwrap();
+    assert_eq!(lack.reason, "KeyNotForDtls");
+    assert!(
+        lack.message.contains("Secret turn-tls") && lack.message.contains("privateKey: {algorithm: ECDSA}")
+    );
+    let facts = facts(&with_tls(), &observed, &nodes("192.0.2.1"));
+    let resolved = facts.iter().find(|fact| fact.kind == "SecretsResolved").unwrap();
+    assert!(!resolved.is && resolved.reason == "KeyNotForDtls", "{}", resolved.message);
+
+    let mut without = with_tls();
+    without.spec.turn.listeners.retain(|listener| listener.transport != Transport::Dtls);
+    assert_eq!(missing(&without, &observed, Component::Turn), None);
+}
+
+#[test]
+fn keys_of_both_curves_that_dtls_takes_are_taken() {
+    for algorithm in [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519] {
+        let key = rcgen::KeyPair::generate_for(algorithm).unwrap();
+        let made =
+            rcgen::CertificateParams::new(["192.0.2.1".to_owned()]).unwrap().self_signed(&key).unwrap();
+        let taken = certificate(made.pem().as_bytes()).unwrap().dtls;
+        assert_eq!(taken, algorithm != &rcgen::PKCS_ED25519);
+    }
 }
