@@ -4,8 +4,10 @@
 //! | --- | --- |
 //! | [`browser`] | real browsers with a camera that is none, and what their pages say |
 //! | [`call`] | somebody in a call, forced over TURN |
+//! | [`certificates`] | an authority, and who trusts it |
 //! | [`cluster`] | the Kubernetes cluster, the operator's chart, a namespace per test |
 //! | [`forward`] | a local port that leads to the pod the test says |
+//! | [`member`] | members of a room who come back, and remember what they were told |
 //! | [`network`] | a way to a server that breaks, forbids WebSockets or keeps streams back |
 //! | [`turn_client`] | a TURN client: does this server take this credential? |
 //! | [`up`] | `rtc up`: a whole cluster on this machine |
@@ -13,8 +15,10 @@
 
 pub mod browser;
 pub mod call;
+pub mod certificates;
 pub mod cluster;
 pub mod forward;
+pub mod member;
 pub mod network;
 pub mod turn_client;
 pub mod up;

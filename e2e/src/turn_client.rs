@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use rtc_turn_proto::client::{Answer, Client};
 use tokio::net::UdpSocket;
 
@@ -24,6 +24,7 @@ pub struct Allocation {
     socket: UdpSocket,
     server: SocketAddr,
     client: Client,
+    relayed: Option<SocketAddr>,
 }
 
 /// Asks the server at `server` for an allocation with a long-term credential
@@ -42,8 +43,12 @@ pub async fn allocate(
     socket.connect(server).await?;
     // the port is one of a kind on this machine while the socket lives
     let seed = socket.local_addr()?.port().into();
-    let mut allocation = Allocation { socket, server, client: Client::new(username, password, seed) };
-    Ok(allocation.ask(Client::allocate).await?.map(|()| allocation))
+    let mut allocation =
+        Allocation { socket, server, client: Client::new(username, password, seed), relayed: None };
+    Ok(allocation.ask(Client::allocate).await?.map(|relayed| {
+        allocation.relayed = relayed;
+        allocation
+    }))
 }
 
 impl Allocation {
@@ -52,17 +57,49 @@ impl Allocation {
     /// # Errors
     /// As [`allocate`].
     pub async fn refresh(&mut self, lifetime: u32) -> Result<Result<(), Refused>> {
-        self.ask(|client| client.refresh(lifetime)).await
+        Ok(self.ask(|client| client.refresh(lifetime)).await?.map(|_| ()))
+    }
+
+    /// Sends a datagram to its own relayed address, and waits until it is back: the relay is crossed both ways.
+    ///
+    /// # Errors
+    /// When the server refuses its own address as a peer, or the datagram does not come back.
+    pub async fn echo(&mut self) -> Result<()> {
+        let relayed = self.relayed.context("the server named no relayed address")?;
+        if let Err(refused) = self.ask(|client| client.create_permission(relayed)).await? {
+            bail!("{} refuses its own address as a peer: {refused:?}", self.server);
+        }
+        let mut received = vec![0; 2048];
+        for _ in 0..TRIES {
+            let datagram = self.client.send(relayed, b"hello");
+            self.socket.send(&datagram).await?;
+            let back = tokio::time::timeout(PATIENCE, async {
+                loop {
+                    let length = self.socket.recv(&mut received).await?;
+                    if matches!(self.client.read(&received[..length]), Answer::Data(_, data) if data == b"hello")
+                    {
+                        return Ok::<_, std::io::Error>(());
+                    }
+                }
+            });
+            if let Ok(Ok(())) = back.await {
+                return Ok(());
+            }
+        }
+        bail!("{} does not relay", self.server)
     }
 
     /// Sends a request until it is decided on; again when the server challenges it first.
-    async fn ask(&mut self, request: impl Fn(&mut Client) -> Vec<u8>) -> Result<Result<(), Refused>> {
+    async fn ask(
+        &mut self,
+        request: impl Fn(&mut Client) -> Vec<u8>,
+    ) -> Result<Result<Option<SocketAddr>, Refused>> {
         // a first challenge, and a stale nonce (RFC 8489, sections 9.2.4 and 9.2.5)
         for _ in 0..3 {
             let request = request(&mut self.client);
             let response = self.exchange(&request).await?;
             match self.client.read(&response) {
-                Answer::Success { .. } => return Ok(Ok(())),
+                Answer::Success { relayed, .. } => return Ok(Ok(relayed)),
                 Answer::Refused(code) => return Ok(Err(Refused(code))),
                 Answer::Challenged => {}
                 _ => {

@@ -106,7 +106,20 @@ pub async fn refused(manifest: &Path, flags: &[&str]) -> Result<String> {
 /// # Errors
 /// When it reports nothing.
 pub async fn check(flags: &[&str]) -> Result<(bool, serde_json::Value)> {
+    check_with(Command::new(program()?), flags).await
+}
+
+/// The same on a machine that trusts the authorities in a PEM file.
+///
+/// # Errors
+/// As [`check`].
+pub async fn check_trusting(flags: &[&str], authorities: &Path) -> Result<(bool, serde_json::Value)> {
     let mut command = Command::new(program()?);
+    command.env("SSL_CERT_FILE", authorities);
+    check_with(command, flags).await
+}
+
+async fn check_with(mut command: Command, flags: &[&str]) -> Result<(bool, serde_json::Value)> {
     command.arg("check").args(flags).args(["--output", "json"]).stdin(Stdio::null()).kill_on_drop(true);
     let output =
         tokio::time::timeout(PATIENCE, command.output()).await.context("`rtc check` does not end")??;

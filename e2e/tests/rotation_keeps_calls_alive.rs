@@ -44,6 +44,8 @@ fn manifest() -> Value {
                     {"name": "tcp", "transport": "TCP", "port": TURN_PORT},
                 ],
                 "relayPorts": {"min": 50000, "max": 50999},
+                // what this test holds on to keeps no pod of a namespace that goes
+                "update": {"deadline": "20s"},
             },
             // rotation is asked for by annotation here, so the interval does not matter
             "credentials": {"ttl": "20s", "rotation": {"interval": "24h", "overlap": "20s"}},
