@@ -5,15 +5,11 @@ mod bare;
 mod churn;
 mod client;
 mod flow;
-mod isolate;
 mod load;
 mod measure;
-mod pin;
-mod process;
 mod report;
 mod rounds;
 mod server;
-mod stats;
 mod stun;
 mod sys;
 mod traffic;
@@ -21,6 +17,7 @@ mod traffic;
 use std::process::ExitCode;
 
 use clap::Parser;
+use rtc_bench_common::namespace;
 
 use args::{Args, Role};
 
@@ -31,10 +28,10 @@ fn main() -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     args.loads()?;
-    let Some(place) = isolate::place() else {
-        let ready = rounds::prepare(&args);
-        return Err(isolate::enter(!args.no_namespace, &ready).into());
+    let Some(place) = namespace::place() else {
+        let ready: Vec<&str> = rounds::prepare(&args).into_iter().map(server::Kind::name).collect();
+        return Err(namespace::enter(!args.no_namespace, &ready).into());
     };
-    let good = rounds::run(&args, &isolate::servers(), place)?;
+    let good = rounds::run(&args, &server::Kind::named(&namespace::ready()), place)?;
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -4,14 +4,16 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rtc_bench_common::{
+    pin::Cores,
+    process::{Cpu, Memory},
+};
 use serde::Serialize;
 
 use crate::churn::Churn;
 use crate::client::Session;
 use crate::flow;
 use crate::load::{Load, Work};
-use crate::pin::Cores;
-use crate::process::{Cpu, Memory};
 use crate::server::{Kind, Running};
 use crate::traffic::{Rate, Traffic};
 

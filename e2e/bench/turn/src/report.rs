@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use rtc_bench_common::stats::{Spread, pairwise};
 use serde_json::{Value, json};
 
 use crate::load::Load;
 use crate::measure::{Figures, Metric};
 use crate::server::Kind;
-use crate::stats::{Spread, pairwise};
 
 /// What all ratios are to.
 const REFERENCE: Kind = Kind::Coturn;

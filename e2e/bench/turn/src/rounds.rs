@@ -3,14 +3,16 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rtc_bench_common::{
+    namespace::{self, Place},
+    pin::{self, Cores},
+};
 use serde_json::{Value, json};
 
 use crate::args::Args;
 use crate::client::Dialect;
-use crate::isolate::{self, Place};
 use crate::load::{Load, Work};
 use crate::measure::{Plan, measure};
-use crate::pin::{self, Cores};
 use crate::report::Results;
 use crate::server::Kind;
 
@@ -39,7 +41,7 @@ pub(crate) fn run(args: &Args, kinds: &[Kind], place: Place) -> Result<bool> {
     pin::stay_on(generator)?;
     let loads = args.loads()?;
     let most = if args.quick { 2_000 } else { 20_000 };
-    let files = isolate::raise_open_files(most + OTHER_FILES);
+    let files = namespace::raise_open_files(most + OTHER_FILES);
     let idle_limit = usize::try_from(files.saturating_sub(OTHER_FILES).min(most))?;
     let warm = Duration::from_millis(if args.quick { 100 } else { 300 });
     let plan = Plan { warm, measured: args.measured(), idle_limit, cores, ours: args.ours.clone() };

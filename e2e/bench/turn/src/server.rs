@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
+use rtc_bench_common::pin;
 
 use crate::client::{Dialect, REALM, RELAY_PORTS, SECRET, SERVER, Session};
-use crate::pin;
 
 /// A server by the name it has on the command line.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, ValueEnum)]
@@ -36,6 +36,11 @@ impl Kind {
             Kind::Bare => "bare",
             Kind::BareGso => "bare-gso",
         }
+    }
+
+    /// Those that have these names.
+    pub(crate) fn named(names: &[String]) -> Vec<Kind> {
+        names.iter().filter_map(|name| Kind::from_str(name, false).ok()).collect()
     }
 
     /// What it speaks.

@@ -1,13 +1,12 @@
 //! The system calls that no safe crate offers: `recvmmsg` and `sendmmsg` with
-//! segmentation offload, and the CPU clock of another process. All of the
-//! bench's `unsafe` is here; every block rests on buffers this module owns.
+//! segmentation offload. All of the bench's `unsafe` is here; every block rests
+//! on buffers this module owns.
 #![allow(unsafe_code)]
 
 use std::io;
 use std::mem::{size_of, zeroed};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::time::Duration;
 
 /// Messages per system call, of the tool and of the bare forwarder alike.
 pub(crate) const BATCH: usize = 32;
@@ -237,26 +236,5 @@ pub(crate) fn enlarge_receive_buffer(socket: BorrowedFd<'_>, bytes: i32) {
     if set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes).is_err() {
         // Without the privilege the limit of the system holds; losses are counted either way.
         let _ = set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes);
-    }
-}
-
-/// CPU time a process has used, all its threads, ended ones too, in nanoseconds' resolution.
-///
-/// # Errors
-/// When there is no such process.
-pub(crate) fn cpu_time(pid: u32) -> io::Result<Duration> {
-    let pid = pid as libc::pid_t;
-    // SAFETY: both calls only write to the locals given.
-    unsafe {
-        let mut clock: libc::clockid_t = 0;
-        let error = libc::clock_getcpuclockid(pid, &raw mut clock);
-        if error != 0 {
-            return Err(io::Error::from_raw_os_error(error));
-        }
-        let mut time: libc::timespec = zeroed();
-        if libc::clock_gettime(clock, &raw mut time) != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
     }
 }

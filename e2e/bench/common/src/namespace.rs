@@ -5,17 +5,14 @@
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use clap::ValueEnum;
 use rustix::process::{Resource, Rlimit, getrlimit, getuid, setrlimit};
-
-use crate::server::Kind;
 
 const INSIDE: &str = "RTC_BENCH_NAMESPACE";
 const READY: &str = "RTC_BENCH_READY";
 
 /// Where the bench runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Place {
+pub enum Place {
     /// In namespaces of its own.
     Isolated,
     /// In the namespaces it was started in, since others could not be made or were not wanted.
@@ -23,17 +20,16 @@ pub(crate) enum Place {
 }
 
 /// Whether this process is the one that measures, and where; none before [`enter`].
-pub(crate) fn place() -> Option<Place> {
+pub fn place() -> Option<Place> {
     match std::env::var(INSIDE).ok()?.as_str() {
         "isolated" => Some(Place::Isolated),
         _ => Some(Place::Shared),
     }
 }
 
-/// The servers that were found ready before [`enter`].
-pub(crate) fn servers() -> Vec<Kind> {
-    let names = std::env::var(READY).unwrap_or_default();
-    names.split(',').filter_map(|name| Kind::from_str(name, false).ok()).collect()
+/// The names of the servers that were found ready before [`enter`].
+pub fn ready() -> Vec<String> {
+    std::env::var(READY).unwrap_or_default().split(',').map(str::to_owned).collect()
 }
 
 /// Starts this program again, with the same arguments, in namespaces of its own, and becomes it.
@@ -41,14 +37,14 @@ pub(crate) fn servers() -> Vec<Kind> {
 ///
 /// # Errors
 /// When not even the same program can be started again.
-pub(crate) fn enter(wanted: bool, ready: &[Kind]) -> std::io::Error {
-    let ready = ready.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(",");
+pub fn enter(wanted: bool, ready: &[&str]) -> std::io::Error {
+    let ready = ready.join(",");
     let mut unshare = Command::new("unshare");
     if !getuid().is_root() {
         unshare.args(["--user", "--map-root-user"]);
     }
     unshare.args(["--net", "--pid", "--fork", "--kill-child", "--mount-proc"]);
-    let program = std::env::current_exe().unwrap_or_else(|_| "bench-turn".into());
+    let program = std::env::current_exe().unwrap_or_else(|_| "bench".into());
     if wanted {
         let mut attempt = Command::new("unshare");
         attempt.args(unshare.get_args()).args(["ip", "link", "set", "lo", "up"]);
@@ -74,12 +70,12 @@ pub(crate) fn enter(wanted: bool, ready: &[Kind]) -> std::io::Error {
 }
 
 /// Raises the limit of open files to `wanted`, or as far as this process may; what holds now.
-pub(crate) fn raise_open_files(wanted: u64) -> u64 {
+pub fn raise_open_files(wanted: u64) -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let whole = Rlimit { current: Some(wanted), maximum: Some(wanted.max(limit.maximum.unwrap_or(wanted))) };
     if setrlimit(Resource::Nofile, whole).is_err() {
         let most = Rlimit { current: limit.maximum, maximum: limit.maximum };
-        // The limit that holds is returned; the idle load then opens fewer allocations.
+        // The limit that holds is returned; an idle load then opens fewer.
         let _ = setrlimit(Resource::Nofile, most);
     }
     getrlimit(Resource::Nofile).current.unwrap_or(wanted)

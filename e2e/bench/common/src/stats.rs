@@ -4,18 +4,18 @@ use serde::Serialize;
 
 /// Least, median and most.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize)]
-pub(crate) struct Spread {
+pub struct Spread {
     /// The least.
-    pub(crate) min: f64,
+    pub min: f64,
     /// The middle; of an even number, the mean of the middle two.
-    pub(crate) median: f64,
+    pub median: f64,
     /// The most.
-    pub(crate) max: f64,
+    pub max: f64,
 }
 
 impl Spread {
     /// Of at least one figure; none of none.
-    pub(crate) fn of(figures: &[f64]) -> Option<Self> {
+    pub fn of(figures: &[f64]) -> Option<Self> {
         let mut sorted = figures.to_vec();
         sorted.sort_by(f64::total_cmp);
         let (min, max) = (*sorted.first()?, *sorted.last()?);
@@ -27,7 +27,7 @@ impl Spread {
 }
 
 /// The ratios of figures to those of the other of the same round, for rounds that have both.
-pub(crate) fn pairwise(ours: &[(usize, f64)], others: &[(usize, f64)]) -> Vec<f64> {
+pub fn pairwise(ours: &[(usize, f64)], others: &[(usize, f64)]) -> Vec<f64> {
     let pairs = ours.iter().filter_map(|(round, figure)| {
         let (_, other) = others.iter().find(|(other_round, _)| other_round == round)?;
         (*other > 0.0).then_some(figure / other)

@@ -8,11 +8,11 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 /// The CPUs of a run.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Cores {
+pub struct Cores {
     /// The generator's.
-    pub(crate) generator: usize,
+    pub generator: usize,
     /// The server's.
-    pub(crate) server: usize,
+    pub server: usize,
 }
 
 impl Cores {
@@ -20,7 +20,7 @@ impl Cores {
     ///
     /// # Errors
     /// When they are not.
-    pub(crate) fn new(generator: usize, server: usize) -> Result<Self> {
+    pub fn new(generator: usize, server: usize) -> Result<Self> {
         let allowed = sched_getaffinity(None)?;
         if generator == server || !allowed.is_set(generator) || !allowed.is_set(server) {
             bail!(
@@ -36,7 +36,7 @@ impl Cores {
 ///
 /// # Errors
 /// As `sched_setaffinity`.
-pub(crate) fn stay_on(core: usize) -> io::Result<()> {
+pub fn stay_on(core: usize) -> io::Result<()> {
     let mut set = CpuSet::new();
     set.set(core);
     Ok(sched_setaffinity(None, &set)?)
@@ -46,7 +46,7 @@ pub(crate) fn stay_on(core: usize) -> io::Result<()> {
 ///
 /// # Errors
 /// As `sched_setaffinity` and starting.
-pub(crate) fn spawn_on(core: usize, command: &mut Command) -> io::Result<Child> {
+pub fn spawn_on(core: usize, command: &mut Command) -> io::Result<Child> {
     let before = sched_getaffinity(None)?;
     stay_on(core)?;
     let child = command.spawn();
