@@ -1,4 +1,4 @@
-//! Asking others by HTTP: for keys.
+//! Asking others by HTTP: for keys, and with webhooks.
 
 use axum::body::Bytes;
 use http_body_util::{BodyExt, Full, Limited};

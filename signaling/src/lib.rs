@@ -14,6 +14,7 @@
 //! | `api` | what a backend may do with rooms |
 //! | [`guests`] | how many connections and joins an address may have |
 //! | [`tls`] | certificates that are renewed under open connections |
+//! | [`webhooks`] | telling a backend who comes and goes |
 //! | [`web`] | the demo page |
 //! | [`admin`], [`drain`], [`metrics`] | for whoever runs it |
 //!
@@ -54,6 +55,7 @@ pub mod store;
 pub mod tls;
 pub mod transport;
 pub mod web;
+pub mod webhooks;
 
 pub use server::Server;
 pub use settings::Settings;

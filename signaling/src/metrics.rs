@@ -37,6 +37,13 @@ pub struct Dialect {
     pub dialect: &'static str,
 }
 
+/// What came of a webhook.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct WebhookOutcome {
+    /// `sent`, `failed` (and tried again), `dropped`.
+    pub outcome: &'static str,
+}
+
 /// The counters of one replica.
 #[derive(Debug)]
 pub struct Metrics {
@@ -60,6 +67,9 @@ pub struct Metrics {
     pub gaps: Counter,
     /// Rooms that were taken afresh, because their log was lost.
     pub resyncs: Counter,
+    /// Events that were sent to the backend, or were not.
+    pub webhooks: Family<WebhookOutcome, Counter>,
+    webhook_queue: Gauge,
     sessions: Gauge,
     rooms: Gauge,
     store_up: Gauge,
@@ -82,6 +92,8 @@ impl Metrics {
         let resumes = Family::<ResumeOutcome, Counter>::default();
         let refused = Family::<Refused, Counter>::default();
         let (slow_readers, gaps, resyncs) = (Counter::default(), Counter::default(), Counter::default());
+        let webhooks = Family::<WebhookOutcome, Counter>::default();
+        let webhook_queue = Gauge::default();
         let (sessions, rooms, store_up) = (Gauge::default(), Gauge::default(), Gauge::default());
         let store_write = Histogram::new([0.0001, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0]);
         let store_answer =
@@ -104,6 +116,13 @@ impl Metrics {
         registry.register("log_lag", about, log_lag.clone());
         registry.register("gaps", "Times that missed entries were read from the log", gaps.clone());
         registry.register("resyncs", "Rooms taken afresh, because their log was lost", resyncs.clone());
+        registry.register(
+            "webhooks",
+            "Events sent to the backend, tried in vain, given up",
+            webhooks.clone(),
+        );
+        let about = "Who came or went and the backend is not told yet; on the replica that tells it";
+        registry.register("webhook_queue", about, webhook_queue.clone());
         registry.register("sessions", "Sessions whose connections are here", sessions.clone());
         registry.register("rooms", "Rooms with sessions here", rooms.clone());
         registry.register("store_up", "Whether the store of rooms can be reached", store_up.clone());
@@ -118,6 +137,8 @@ impl Metrics {
             log_lag,
             gaps,
             resyncs,
+            webhooks,
+            webhook_queue,
             sessions,
             rooms,
             store_up,
@@ -138,6 +159,16 @@ impl Metrics {
     /// Counts a client that is turned away.
     pub fn refused(&self, reason: &'static str) {
         self.refused.get_or_create(&Refused { reason }).inc();
+    }
+
+    /// Counts what came of webhooks.
+    pub(crate) fn webhook(&self, outcome: &'static str, count: u64) {
+        self.webhooks.get_or_create(&WebhookOutcome { outcome }).inc_by(count);
+    }
+
+    /// How many wait.
+    pub(crate) fn webhook_queue(&self, length: u64) {
+        self.webhook_queue.set(i64::try_from(length).unwrap_or(i64::MAX));
     }
 
     /// Counts a connection, until the guard is dropped.

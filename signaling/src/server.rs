@@ -24,6 +24,7 @@ use crate::{
     tls::Tls,
     transport::{http, http::Paces, text::Line, websocket},
     web,
+    webhooks::{Sender, Webhooks},
 };
 use axum::{
     Extension, Router,
@@ -76,6 +77,7 @@ pub struct Builder {
     addresses: AddressLimits,
     join_timeout: Duration,
     polling: Table,
+    webhooks: Option<Webhooks>,
 }
 
 impl Builder {
@@ -143,13 +145,22 @@ impl Builder {
         self
     }
 
+    /// Tell a backend who comes and goes; the same on every replica that shares the rooms.
+    #[must_use]
+    pub fn webhooks(mut self, webhooks: Webhooks) -> Self {
+        self.webhooks = Some(webhooks);
+        self
+    }
+
     /// Starts the replica. Must be called in a tokio runtime.
     #[must_use]
     pub fn start(self) -> Arc<Server> {
         let Self { shared, ice, name, limits, max_members, origins, policy, .. } = self;
         let replica = crate::random::replica(&name);
         let metrics = Arc::new(Metrics::new());
-        let hub = Hub::start(replica, &shared, max_members, metrics.clone());
+        let hub = Hub::start(replica, &shared, max_members, self.webhooks.is_some(), metrics.clone());
+        let lease = shared.limits().replica_lease;
+        let webhooks = self.webhooks.map(|webhooks| Sender::start(webhooks, &hub, lease));
         let gate = Gate::start(policy, hub.clone());
         let native = Native { hub: hub.clone(), ice, limits, gate, pass: Arc::default() };
         Arc::new(Server {
@@ -166,6 +177,7 @@ impl Builder {
             guests: Guests::new(self.addresses, metrics),
             join_timeout: self.join_timeout,
             tls: self.tls,
+            webhooks,
             paces: Arc::new(Paces::new(limits)),
             deadline: watch::channel(None).0,
             done: watch::channel(false).0,
@@ -184,6 +196,7 @@ pub struct Server {
     guests: Arc<Guests>,
     join_timeout: Duration,
     tls: Option<Arc<Tls>>,
+    webhooks: Option<Arc<Sender>>,
     paces: Arc<Paces>,
     /// When the drain that is under way ends.
     deadline: watch::Sender<Option<Instant>>,
@@ -207,6 +220,7 @@ impl Server {
             addresses: AddressLimits::default(),
             join_timeout: JOIN_TIMEOUT,
             polling: Table::default(),
+            webhooks: None,
         }
     }
 
@@ -390,7 +404,11 @@ impl Server {
             return Drained { before: 0, closed: 0 };
         }
         tracing::info!(sessions = self.hub.sessions(), "draining");
-        let drained = drain::drain(&self.hub, || self.deadline.borrow().unwrap_or_else(Instant::now)).await;
+        let deadline = || self.deadline.borrow().unwrap_or_else(Instant::now);
+        let drained = drain::drain(&self.hub, deadline).await;
+        if let Some(webhooks) = &self.webhooks {
+            webhooks.finish(deadline()).await;
+        }
         self.done.send_replace(true);
         drained
     }

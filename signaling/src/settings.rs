@@ -11,6 +11,7 @@ use crate::{
         redis::{Mode, RedisRooms, TlsFiles, UrlError},
     },
     tls::{Tls, TlsError},
+    webhooks::{WebhookError, Webhooks},
 };
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
@@ -85,6 +86,13 @@ pub struct Settings {
     /// What must be among the `aud` of tokens [default: none, and tokens with an `aud` are refused]
     #[arg(long, env = "RTC_SIGNALING_JWT_AUDIENCE")]
     pub jwt_audience: Option<String>,
+    /// Where to POST who comes to rooms and who goes, as Standard Webhooks; the same on every replica
+    #[arg(long, env = "RTC_SIGNALING_WEBHOOK_URL", hide_env_values = true)]
+    pub webhook_url: Option<String>,
+    /// The file with the secret that signs these requests, which is followed: `whsec_` and base64, or text;
+    /// while it is replaced, the old one and the new one, each on a line
+    #[arg(long, env = "RTC_SIGNALING_WEBHOOK_SECRET_FILE")]
+    pub webhook_secret_file: Option<PathBuf>,
     /// The origin of a page that may connect, such as https://calls.example.com, or `*`; may be repeated
     /// [default: *]
     #[arg(long, env = "RTC_SIGNALING_ALLOWED_ORIGIN", value_delimiter = ',')]
@@ -185,6 +193,12 @@ pub enum SettingsError {
     /// One without the other.
     #[error("--tls-cert and --tls-key belong together")]
     TlsPair,
+    /// See [`WebhookError`].
+    #[error(transparent)]
+    Webhook(#[from] WebhookError),
+    /// One without the other.
+    #[error("--webhook-url and --webhook-secret-file belong together")]
+    WebhookPair,
     /// Tokens without keys, or with two kinds.
     #[error("--auth jwt needs --jwt-keys or --jwt-jwks-url, and not both")]
     JwtKeys,
@@ -307,6 +321,11 @@ impl Settings {
             (Some(certificate), Some(key)) => builder.tls(Tls::from_files(certificate, key)?),
             (None, None) => builder,
             _ => return Err(SettingsError::TlsPair),
+        };
+        builder = match (&self.webhook_url, &self.webhook_secret_file) {
+            (Some(url), Some(secret)) => builder.webhooks(Webhooks::new(url, secret)?),
+            (None, None) => builder,
+            _ => return Err(SettingsError::WebhookPair),
         };
         Ok(builder
             .name(&self.name.clone().unwrap_or_else(host))

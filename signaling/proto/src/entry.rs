@@ -4,6 +4,7 @@
 //! forwards to a thousand clients reads a short header and copies nothing.
 
 use crate::names::{MemberId, RequestId};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::fmt::Write;
 
@@ -91,6 +92,29 @@ impl Profile {
     pub fn of_user(mut self, user: &str) -> Self {
         let _ = write!(self.0, ",\"user\":{}", serde_json::Value::from(user));
         self
+    }
+
+    /// The same without `meta`, which may be long.
+    #[must_use]
+    pub fn brief(&self) -> Self {
+        #[derive(Deserialize)]
+        struct Whole<'a> {
+            #[serde(borrow)]
+            id: &'a RawValue,
+            #[serde(borrow)]
+            name: Option<&'a RawValue>,
+            #[serde(borrow)]
+            user: Option<&'a RawValue>,
+        }
+        let text = format!("{{{}}}", self.0);
+        let Ok(Whole { id, name, user }) = serde_json::from_str(&text) else { return Self(String::new()) };
+        let mut brief = format!("\"id\":{id}");
+        for (key, value) in [("name", name), ("user", user)] {
+            if let Some(value) = value {
+                let _ = write!(brief, ",\"{key}\":{value}");
+            }
+        }
+        Self(brief)
     }
 
     /// From a store, which got it from [`Self::as_str`].
@@ -265,6 +289,19 @@ pub fn request_word(id: Option<&RequestId>, otherwise: impl FnOnce() -> u64) -> 
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn a_brief_profile_lacks_nothing_but_meta() {
+        let a: MemberId = "aa".parse().unwrap();
+        // deeper than parsers of trees go, and with what looks like another field
+        let deep = format!("{{\"user\":\"m\",\"k\":{}1{}}}", "[".repeat(2000), "]".repeat(2000));
+        let meta = RawValue::from_string("0".into()).unwrap();
+        let meta = serde_json::from_str::<Box<RawValue>>(&deep).unwrap_or(meta);
+        let name = "Zoë \"z\",\"meta\":";
+        let brief = Profile::new(&a, Some(name), None).of_user("u\u{1}");
+        assert_eq!(Profile::new(&a, Some(name), Some(&meta)).of_user("u\u{1}").brief(), brief);
+        assert_eq!(brief.brief(), brief);
+    }
 
     #[test]
     fn a_record_reads_back() {

@@ -87,6 +87,12 @@ impl Room {
         self.members.is_empty()
     }
 
+    /// How many members it has.
+    #[must_use]
+    pub fn members(&self) -> usize {
+        self.members.len()
+    }
+
     /// The room now.
     #[must_use]
     pub fn view(&self) -> View {

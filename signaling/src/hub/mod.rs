@@ -60,14 +60,21 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// A replica on shared rooms. `max_members` bounds every room that begins here; 0 for no bound. Must be
-    /// called in a tokio runtime.
+    /// A replica on shared rooms. `max_members` bounds every room that begins here; 0 for no bound. With `news`
+    /// the store keeps who comes and goes for [`webhooks`](crate::webhooks). Must be called in a tokio runtime.
     #[must_use]
-    pub fn start(replica: ReplicaId, shared: &Shared, max_members: u32, metrics: Arc<Metrics>) -> Arc<Self> {
+    pub fn start(
+        replica: ReplicaId,
+        shared: &Shared,
+        max_members: u32,
+        news: bool,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
+        let open = |me: &Weak<Self>| shared.open(replica.clone(), me.clone());
         let hub = Arc::new_cyclic(|me: &Weak<Self>| Self {
             me: me.clone(),
-            store: shared.open(replica.clone(), me.clone()),
-            replica,
+            store: if news { open(me).with_news() } else { open(me) },
+            replica: replica.clone(),
             room_limits: shared.limits(),
             max_members,
             rooms: (0..SHARDS).map(|_| Mutex::default()).collect(),

@@ -1,10 +1,19 @@
 //! Rooms in this process: for one replica, or for several that share it (`rtc up`).
 
-use super::{Listener, Outcome};
+use super::{
+    Listener, Outcome,
+    news::{Cursor, Found, News, Place},
+};
 use crate::parcel::Parcel;
-use rtc_signaling_proto::{MemberId, Refusal, ReplicaId, Room, RoomName, entry::Reason, ops::*};
+use rtc_signaling_proto::{
+    Entry, Kind, MemberId, Refusal, ReplicaId, Room, RoomName,
+    entry::{Profile, Reason},
+    ops::*,
+};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     fmt,
     hash::{BuildHasher, RandomState},
     sync::{
@@ -15,6 +24,8 @@ use std::{
 };
 
 const SHARDS: usize = 64;
+/// News that may wait; with more, the oldest is lost.
+const NEWS: usize = 8192;
 
 type Rooms = HashMap<RoomName, Room>;
 type Hosts = HashMap<RoomName, Vec<(ReplicaId, Weak<dyn Listener>)>>;
@@ -36,6 +47,16 @@ struct Inner {
     epoch: AtomicU64,
     /// Words that are met once, and until when (as [`MemoryStore::now`]) they are remembered.
     words: Mutex<HashMap<String, u64>>,
+    news: Mutex<Noted>,
+}
+
+/// News, and who reads them.
+#[derive(Default)]
+struct Noted {
+    last: u64,
+    waiting: VecDeque<News>,
+    /// Until when (as [`MemoryStore::now`]).
+    leader: Option<(ReplicaId, u64)>,
 }
 
 /// Rooms that the replicas of one process share. Cloning shares them.
@@ -68,6 +89,7 @@ impl MemoryRooms {
             start: Instant::now(),
             epoch,
             words: Mutex::default(),
+            news: Mutex::default(),
         }))
     }
 
@@ -78,7 +100,7 @@ impl MemoryRooms {
     }
 
     pub(super) fn open(&self, replica: ReplicaId, listener: Weak<dyn Listener>) -> MemoryStore {
-        MemoryStore { inner: self.0.clone(), replica, listener }
+        MemoryStore { inner: self.0.clone(), replica, listener, news: false }
     }
 }
 
@@ -87,6 +109,7 @@ pub struct MemoryStore {
     inner: Arc<Inner>,
     replica: ReplicaId,
     listener: Weak<dyn Listener>,
+    pub(super) news: bool,
 }
 
 impl fmt::Debug for MemoryStore {
@@ -116,7 +139,7 @@ impl MemoryStore {
         let mut rooms = shard.rooms();
         let Some(room) = rooms.get_mut(name) else { return Err(Refusal::UnknownSession.into()) };
         let result = act(room);
-        shard.deliver(name, room);
+        self.deliver(shard, name, room);
         if room.is_empty() {
             rooms.remove(name);
         }
@@ -129,11 +152,96 @@ impl MemoryStore {
         let new = || Room::new(self.inner.limits, self.fresh_epoch(), max, self.now());
         let room = rooms.entry(name.clone()).or_insert_with(new);
         let result = act(room);
-        shard.deliver(name, room);
+        self.deliver(shard, name, room);
         if room.is_empty() {
             rooms.remove(name);
         }
         result
+    }
+
+    fn deliver(&self, shard: &Shard, name: &RoomName, room: &mut Room) {
+        let entries: Vec<_> = std::iter::from_fn(|| room.poll_entry()).collect();
+        if entries.is_empty() {
+            return;
+        }
+        if self.news && !name.is_scoped() {
+            self.note(name, room.members() as u64, &entries);
+        }
+        let hosts: Vec<_> = match shard.hosts().get(name) {
+            Some(hosts) => hosts.iter().filter_map(|(_, listener)| listener.upgrade()).collect(),
+            None => Vec::new(),
+        };
+        for entry in entries {
+            let parcel = Arc::new(Parcel::from(entry));
+            hosts.iter().for_each(|listener| listener.entry(name, &parcel));
+        }
+    }
+
+    /// Keeps the news among entries of a room that has so many members after them.
+    fn note(&self, room: &RoomName, after: u64, entries: &[Entry]) {
+        let count = |kind| entries.iter().filter(|entry| entry.kind == kind).count() as u64;
+        let mut members = (after + count(Kind::Left)).saturating_sub(count(Kind::Joined));
+        for entry in entries {
+            let frame = match entry.kind {
+                Kind::Joined => joined(&entry.frame),
+                Kind::Left => String::new(),
+                Kind::Signal | Kind::Attached => continue,
+            };
+            members = if entry.kind == Kind::Joined { members + 1 } else { members.saturating_sub(1) };
+            let mut noted = self.inner.news();
+            noted.last += 1;
+            let place = Place { part: 0, id: (noted.last, 0) };
+            let entry = Entry { frame, ..entry.clone() };
+            noted.waiting.push_back(News {
+                place,
+                at: rtc_service::clock::unix_millis(),
+                room: room.clone(),
+                members,
+                entry,
+            });
+            if noted.waiting.len() > NEWS {
+                noted.waiting.pop_front();
+            }
+        }
+    }
+
+    pub(super) async fn lead(&self, lease: Duration) -> Outcome<bool> {
+        let now = self.now();
+        let mut noted = self.inner.news();
+        if noted.leader.as_ref().is_some_and(|(leader, until)| *leader != self.replica && *until > now) {
+            return Ok(false);
+        }
+        let until = now.saturating_add(u64::try_from(lease.as_millis()).unwrap_or(u64::MAX));
+        noted.leader = Some((self.replica.clone(), until));
+        Ok(true)
+    }
+
+    pub(super) async fn resign(&self) -> Outcome<()> {
+        let mut noted = self.inner.news();
+        noted.leader = noted.leader.take().filter(|(leader, _)| *leader != self.replica);
+        Ok(())
+    }
+
+    pub(super) async fn read_news(&self, cursor: &mut Cursor) -> Outcome<Found> {
+        let noted = self.inner.news();
+        let read = cursor.of(0);
+        let mut found = Found { waiting: noted.waiting.len() as u64, ..Found::default() };
+        let from = noted.waiting.partition_point(|news| news.place.id <= read.id);
+        for news in noted.waiting.range(from..).take(super::news::AT_ONCE) {
+            found.lost += read.take(news.place.id, news.place.id.0);
+            found.news.push(news.clone());
+        }
+        Ok(found)
+    }
+
+    pub(super) async fn drop_news(&self, places: &[Place]) -> Outcome<()> {
+        let mut noted = self.inner.news();
+        for place in places {
+            if let Ok(at) = noted.waiting.binary_search_by_key(&place.id, |news| news.place.id) {
+                noted.waiting.remove(at);
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn host(&self, name: &RoomName) {
@@ -232,7 +340,7 @@ impl MemoryStore {
             shard.rooms().retain(|name, room| {
                 if room.next_timeout().is_some_and(|at| at <= now) {
                     room.reap(now);
-                    shard.deliver(name, room);
+                    self.deliver(shard, name, room);
                 }
                 !room.is_empty()
             });
@@ -246,7 +354,23 @@ impl MemoryStore {
     }
 }
 
+/// The brief profile in the frame of one who joined.
+fn joined(frame: &str) -> String {
+    #[derive(Deserialize)]
+    struct Frame<'a> {
+        #[serde(borrow)]
+        member: &'a RawValue,
+    }
+    let member = serde_json::from_str::<Frame<'_>>(frame).map_or("", |frame| frame.member.get());
+    let inside = member.strip_prefix('{').and_then(|text| text.strip_suffix('}')).unwrap_or_default();
+    Profile::from_stored(inside.to_owned()).brief().as_str().to_owned()
+}
+
 impl Inner {
+    fn news(&self) -> MutexGuard<'_, Noted> {
+        self.news.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn words(&self) -> MutexGuard<'_, HashMap<String, u64>> {
         self.words.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -259,19 +383,5 @@ impl Shard {
 
     fn hosts(&self) -> MutexGuard<'_, Hosts> {
         self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn deliver(&self, name: &RoomName, room: &mut Room) {
-        let Some(first) = room.poll_entry() else { return };
-        let hosts: Vec<_> = match self.hosts().get(name) {
-            Some(hosts) => hosts.iter().filter_map(|(_, listener)| listener.upgrade()).collect(),
-            None => Vec::new(),
-        };
-        let mut next = Some(first);
-        while let Some(entry) = next {
-            let parcel = Arc::new(Parcel::from(entry));
-            hosts.iter().for_each(|listener| listener.entry(name, &parcel));
-            next = room.poll_entry();
-        }
     }
 }

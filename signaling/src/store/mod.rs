@@ -5,6 +5,7 @@
 //! perhaps twice, late or with holes: the numbers say so, and [`Store::read`] fills them.
 
 pub mod memory;
+pub mod news;
 pub mod redis;
 
 use crate::parcel::Parcel;
@@ -111,6 +112,37 @@ impl Store {
         if let Self::Redis(store) = self {
             store.begin();
         }
+    }
+
+    /// Writes [`news`] down, for those who read them. To be the same on every replica.
+    #[must_use]
+    pub fn with_news(mut self) -> Self {
+        match &mut self {
+            Self::Memory(store) => store.news = true,
+            Self::Redis(store) => store.news = true,
+        }
+        self
+    }
+
+    /// Whether this replica leads those that share the store, from now on for so long. It does until it
+    /// resigns or does not ask again in time.
+    pub(crate) async fn lead(&self, lease: Duration) -> Outcome<bool> {
+        both!(self, store => store.lead(lease).await)
+    }
+
+    /// Another replica may lead.
+    pub(crate) async fn resign(&self) -> Outcome<()> {
+        both!(self, store => store.resign().await)
+    }
+
+    /// Some of the news that are not read yet.
+    pub(crate) async fn read_news(&self, cursor: &mut news::Cursor) -> Outcome<news::Found> {
+        both!(self, store => store.read_news(cursor).await)
+    }
+
+    /// News that need not be kept any more.
+    pub(crate) async fn drop_news(&self, places: &[news::Place]) -> Outcome<()> {
+        both!(self, store => store.drop_news(places).await)
     }
 
     /// `memory` or `redis`.

@@ -27,4 +27,5 @@ mod socketio;
 mod store_model;
 mod tls;
 mod transports;
+mod webhooks;
 mod ywebrtc;

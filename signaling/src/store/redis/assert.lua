@@ -11,12 +11,12 @@ if epoch ~= known_epoch and tonumber(epoch) < tonumber(known_epoch) then
   redis.call('HSET', meta, 'epoch', epoch)
 end
 hold(holder)
-for i = FIRST + 4, #ARGV, 6 do
+for i = FIRST + 4, #ARGV, 7 do
   local member, conn = ARGV[i], ARGV[i + 1]
   local known = load(member)
   local ahead = known and tonumber(known.conn) - tonumber(conn)
   if not known or ahead < 0 or (ahead == 0 and known.holder == '-') then
-    if not known then append('j', member, '-', '-', ARGV[i + 5]) end
+    if not known then append('j', member, '-', '-', ARGV[i + 5], ARGV[i + 6]) end
     redis.call('ZREM', leases, 'd:' .. member)
     save(member, {conn = conn, since = ARGV[i + 2], holder = holder, secret = ARGV[i + 3], profile = ARGV[i + 4]})
   end

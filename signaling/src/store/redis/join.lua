@@ -1,6 +1,7 @@
 local member, secret, holder, max, bound, profile, rest =
   ARGV[FIRST], ARGV[FIRST + 1], ARGV[FIRST + 2], ARGV[FIRST + 3], tonumber(ARGV[FIRST + 4]), ARGV[FIRST + 5],
   ARGV[FIRST + 6]
+local brief = ARGV[FIRST + 7]
 if not epoch then begin('0', max) end
 local known = load(member)
 if known and known.secret == secret then
@@ -18,7 +19,7 @@ else
     index()
     return {'full', int(most)}
   end
-  local since = append('j', member, '-', '-', rest)
+  local since = append('j', member, '-', '-', rest, brief)
   save(member, {conn = '1', since = since, holder = holder, secret = secret, profile = profile})
 end
 hold(holder)

@@ -8,6 +8,8 @@
 //! | `rtc:{pN}:log:ROOM` | stream: id = seq, bounded in length, age and bytes |
 //! | `rtc:{pN}:seen:ROOM`, `…:older:ROOM` | hashes: requests, to recognise a repeated one |
 //! | `rtc:{pN}:due` | zset: room -> when its first lease runs out; so the list of all rooms |
+//! | `rtc:{pN}:news` | stream, with webhooks: who came and went, until the backend is told |
+//! | `rtc:{p0}:leader` | the replica that tells it |
 //! | `rtc:{pN}:once:WORD` | a token that is good for one connection, and has been used |
 //! | `rtc:{pN}:alive` | what a probe writes |
 //! | `rtc:{pN}:to:REPLICA` (on Redis Cluster), `rtc:to:REPLICA` | channel: what a replica hosts and others write |
@@ -25,6 +27,7 @@ mod backoff;
 mod finder;
 mod fleet;
 mod inbox;
+mod news;
 mod node;
 mod scripts;
 mod slots;
@@ -32,7 +35,7 @@ mod target;
 
 pub use target::{Mode, TlsFiles, UrlError};
 
-use super::{Down, Listener, Outcome, StoreError};
+use super::{Down, Listener, Outcome, StoreError, news::OF_A_PART};
 use crate::parcel::Parcel;
 use fleet::Fleet;
 use node::ANSWER;
@@ -133,7 +136,7 @@ impl RedisRooms {
             limits.detached_lease.as_millis().to_string(),
         ];
         let (hosted, keeper) = (Mutex::default(), keeper.abort_handle());
-        RedisStore { replica, listener, fleet, channel, settings, hosted, begun, keeper }
+        RedisStore { replica, listener, fleet, channel, settings, hosted, begun, keeper, news: false }
     }
 }
 
@@ -148,6 +151,7 @@ pub struct RedisStore {
     hosted: Mutex<HashSet<RoomName>>,
     begun: watch::Sender<bool>,
     keeper: AbortHandle,
+    pub(super) news: bool,
 }
 
 impl fmt::Debug for RedisStore {
@@ -212,17 +216,19 @@ impl RedisStore {
             let map = self.fleet.map();
             let node = map.node(p).map_err(StoreError::Unavailable)?;
             let mut call = redis::cmd("EVALSHA");
-            call.arg(&script.hash).arg(7);
+            call.arg(&script.hash).arg(8);
             for part in ["meta", "members", "leases", "log", "seen", "older"] {
                 call.arg(format!("rtc:{{p{p}}}:{part}:{room}"));
             }
-            call.arg(key(p, "due"));
+            call.arg(key(p, "due")).arg(key(p, "news"));
             call.arg(room.as_str()).arg(self.replica.as_str()).arg(&node.life).arg(&map.lives);
             match &self.channel {
                 Some(channel) => call.arg("PUBLISH").arg(channel),
                 None => call.arg("SPUBLISH").arg(key(p, "to:")),
             };
-            call.arg(&self.settings[..]).arg(arguments);
+            // a dialect's own rooms are nobody else's
+            let news = if self.news && !room.is_scoped() { OF_A_PART } else { 0 };
+            call.arg(&self.settings[..]).arg(news).arg(arguments);
             let mut commands = node.commands.clone();
             let under_way = UnderWay(self);
             let answer = call.query_async::<Vec<String>>(&mut commands).await;
@@ -319,7 +325,9 @@ impl RedisStore {
         let Join { member, secret, holder, profile, max, bound } = join;
         let rest = Draft::joined(member, profile).rest;
         let (max, bound) = (max.to_string(), bound.to_string());
-        let arguments = [member.as_str(), secret, holder.as_str(), &max, &bound, profile.as_str(), &rest];
+        let (profile, brief) = (profile.as_str(), profile.brief());
+        let arguments =
+            [member.as_str(), secret, holder.as_str(), &max, &bound, profile, &rest, brief.as_str()];
         let mut reply = self.run(&SCRIPTS.join, room, &arguments).await?;
         match reply.word()?.as_str() {
             "full" => Ok(Joined::Full { max: reply.number()? }),
@@ -411,7 +419,7 @@ impl RedisStore {
         let mut arguments = vec![holder.to_string(), epoch.to_string(), seq.to_string(), max.to_string()];
         for Held { member, secret, conn, since, profile } in members {
             let rest = Draft::joined(member, profile).rest;
-            let stored = profile.as_str().to_owned();
+            let (stored, brief) = (profile.as_str().to_owned(), profile.brief().as_str().to_owned());
             arguments.extend([
                 member.to_string(),
                 conn.to_string(),
@@ -419,6 +427,7 @@ impl RedisStore {
                 secret.clone(),
                 stored,
                 rest,
+                brief,
             ]);
         }
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();

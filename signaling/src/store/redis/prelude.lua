@@ -1,12 +1,13 @@
 -- What every script of a room begins with. One room per call; all its keys have the same hash tag.
-local meta, members, leases, log, seen, older, due =
-  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local meta, members, leases, log, seen, older, due, news =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 -- ME: the replica that calls. LIFE: of the data of this server; it ends when a replica takes over, or with a
 -- restart. LIVES: of all servers that have rooms now.
 local room, ME, LIFE, LIVES, PUBLISH, CHANNEL = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local LOG_ENTRIES, LOG_AGE, LOG_BYTES = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
 local SEEN, REPLICA_LEASE, DETACHED_LEASE = tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12])
-local FIRST = 13 -- the script's own arguments begin here
+local NEWS = tonumber(ARGV[13])
+local FIRST = 14 -- the script's own arguments begin here
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -74,20 +75,33 @@ local function forget(mark, seq)
   redis.call('XTRIM', log, 'MINID', int(floor + 1) .. '-0')
 end
 
+-- Who came or went, for webhooks: one step with the log, so that neither is without the other. Numbered, so
+-- that who reads it sees what was lost.
+local function note(record, count)
+  if NEWS == 0 then return end
+  local last = redis.call('XREVRANGE', news, '+', '-', 'COUNT', 1)[1]
+  redis.call('XADD', news, 'MAXLEN', NEWS, '*', 'n', int(last and last[2][2] + 1 or 1), 'at', int(now),
+    'room', room, 'members', int(count), 'e', record)
+end
+
 -- Gives the next number, writes the log, tells those who listen.
-local function append(kind, from, to, id, rest)
+local function append(kind, from, to, id, rest, brief)
   local seq = int(redis.call('HINCRBY', meta, 'seq', 1))
   local frame = ''
   if rest ~= '' then
     frame = '{"type":"' .. TYPES[kind] .. '","epoch":' .. epoch .. ',"seq":' .. seq .. ',' .. rest
   end
-  local record = kind .. ' ' .. epoch .. ' ' .. seq .. ' ' .. from .. ' ' .. to .. ' ' .. id .. '\n' .. frame
+  local header = kind .. ' ' .. epoch .. ' ' .. seq .. ' ' .. from .. ' ' .. to .. ' ' .. id .. '\n'
+  local record = header .. frame
   redis.call('XADD', log, 'MAXLEN', '~', LOG_ENTRIES, seq .. '-0', 'e', record)
   if redis.call('HINCRBY', meta, 'bytes', #rest) * 2 >= LOG_BYTES then
     forget('heavy', seq)
     redis.call('HSET', meta, 'bytes', '0')
   end
   for _, other in ipairs(others()) do redis.call(PUBLISH, other, room .. '\n' .. record) end
+  -- one that comes is counted among the members afterwards, one that goes was before
+  if kind == 'j' then note(header .. brief, redis.call('HLEN', members) + 1) end
+  if kind == 'l' then note(header, redis.call('HLEN', members)) end
   -- who sends knows what
   if kind ~= 's' then written[#written + 1] = record end
   return seq

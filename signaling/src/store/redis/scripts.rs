@@ -122,6 +122,6 @@ impl Reply {
     }
 }
 
-fn malformed() -> StoreError {
+pub(super) fn malformed() -> StoreError {
     StoreError::Unavailable("a script of another version answered; use one version on one Redis".into())
 }
