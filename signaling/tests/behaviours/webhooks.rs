@@ -199,6 +199,10 @@ async fn members_of_a_replica_that_dies_are_told_as_lost_once_also_if_it_led() {
     receiver.received(2).await;
     let (b, c) = (receiver.replica(&backend).await, receiver.replica(&backend).await);
     let two = b.join("r").await;
+    receiver.received(3).await;
+    // what the store has not forgotten by its death comes again
+    let metrics = || mortal.replica.server.metrics();
+    eventually("the store knows it", async || metrics().contains("rtc_signaling_webhook_queue 0\n")).await;
     mortal.kill();
     let left = receiver.received(4).await.pop().unwrap();
     assert_eq!(left.kind(), "member.left");
@@ -222,8 +226,8 @@ async fn what_fails_is_sent_again_under_its_id_before_what_came_after_it() {
     let fail = [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TEMPORARY_REDIRECT];
     let receiver = Receiver::answering(move |n, _| fail.get(n - 1).copied().or(Some(StatusCode::OK))).await;
     let a = receiver.replica(&backend).await;
-    let _one = a.join("r").await;
-    // the drain waits for the receiver
+    drop(a.join("r").await);
+    // nobody is here, and yet the drain waits: for the receiver
     a.server.drain(Some(PATIENCE)).await;
     let requests = receiver.requests();
     let kinds: Vec<_> = requests.iter().map(Request::kind).collect();
