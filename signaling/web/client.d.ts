@@ -2,11 +2,19 @@
 
 export type TurnTransport = 'any' | 'udp' | 'tcp';
 
+/** A signed token (JWT), or what gets one: asked for each connection, and before a token comes to its end. */
+export type Token = string | (() => string | Promise<string>);
+
 export interface JoinOptions {
   /** Where the signaling server is: `https://calls.example.com`. Several are tried in turn. */
   url: string | string[];
   /** The room's name, 1 to 128 bytes. */
   room: string;
+  /**
+   * For a server that asks for one. With a function the call goes on for as long as that gives fresh ones; with a
+   * string it ends with its token.
+   */
+  token?: Token;
   /** Shown to the others, at most 128 bytes. */
   name?: string;
   /** Anything that the others should know, at most 4 KiB of JSON. */
@@ -38,6 +46,8 @@ export interface Member {
   id: string;
   name?: string;
   meta?: unknown;
+  /** Who it is by its token (`sub`); no client can choose it. Absent where the server asks for no tokens. */
+  user?: string;
   /** Whether we are the polite side towards this member. */
   polite: boolean;
 }
@@ -148,7 +158,10 @@ export interface CallEvents {
   degraded: { since: number };
   recovered: Record<string, never>;
   error: Problem;
-  /** It is over: `left`, `full`, `superseded`, or the server's reason. */
+  /**
+   * It is over: `left`, `full`, `superseded`, `kicked`, `unauthorized` (the token is not good), `expired` (and there
+   * is no fresh one), `no_token` (there never was one), `unreachable`, or the server's reason.
+   */
   ended: Problem;
 }
 

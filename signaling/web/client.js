@@ -71,7 +71,7 @@ export class Call {
 
   /** Use `join`. */
   constructor(options, settled) {
-    const { url, localStream = null, relayOnly = false, transport = 'any', signalingTransport, keepSeat = false, ...rest } = options;
+    const { url, localStream = null, relayOnly = false, transport = 'any', signalingTransport, token, keepSeat = false, ...rest } = options;
     const urls = [url].flat().map(connectUrl);
     this.#settled = settled;
     this.#localStream = localStream;
@@ -80,9 +80,9 @@ export class Call {
     this.#keepSeat = keepSeat;
     this.#seatUrl = urls[0];
     const seat = keepSeat ? take(urls[0], rest.room) : undefined;
-    this.#session = new Session({ ...rest, urls, seat });
+    this.#session = new Session({ ...rest, urls, seat, renews: typeof token === 'function' });
     const { WebSocket, fetch, now } = options;
-    this.#link = drive(this.#session, (type, detail) => this.#sessionEvent(type, detail), { transport: signalingTransport, WebSocket, fetch, now });
+    this.#link = drive(this.#session, (type, detail) => this.#sessionEvent(type, detail), { transport: signalingTransport, token, WebSocket, fetch, now });
     this.#listen();
   }
 

@@ -9,6 +9,8 @@ const FIRST_EVENT_MS = 4000;
 const SILENCE_MS = 45_000;
 const POST_MS = 15_000;
 const POLL_MS = 40_000;
+const EXPIRED = 4005;
+const UNAUTHORIZED = 4401;
 
 export class Requests extends EventTarget {
   /** As of a WebSocket. */
@@ -20,18 +22,20 @@ export class Requests extends EventTarget {
   #fetch;
   #firstEventMs;
   #abort = new AbortController();
-  #token;
+  #bearer;
+  #session;
   #after = '0.0';
   #queue = [];
   #posting = false;
 
   /**
    * @param {string} url the WebSocket's: `wss://calls.example.com/v1/connect`
-   * @param {{kind?: 'stream' | 'poll', fetch?: typeof fetch, firstEventMs?: number}} [options]
+   * @param {{kind?: 'stream' | 'poll', token?: string, fetch?: typeof fetch, firstEventMs?: number}} [options]
    */
-  constructor(url, { kind = 'stream', fetch: ask = (...args) => globalThis.fetch(...args), firstEventMs = FIRST_EVENT_MS } = {}) {
+  constructor(url, { kind = 'stream', token, fetch: ask = (...args) => globalThis.fetch(...args), firstEventMs = FIRST_EVENT_MS } = {}) {
     super();
     this.kind = kind;
+    this.#bearer = token;
     this.#fetch = ask;
     this.#firstEventMs = firstEventMs;
     this.#base = new URL(url.replace(/^ws/, 'http'));
@@ -42,7 +46,7 @@ export class Requests extends EventTarget {
   send(text) {
     const frame = JSON.parse(text);
     if (frame.type === 'resume') {
-      this.#token = frame.resume;
+      this.#session = frame.resume;
       this.#after = `${frame.epoch}.${frame.seq}`;
       this.#listen(true);
       return;
@@ -56,7 +60,7 @@ export class Requests extends EventTarget {
     if (this.readyState >= 2) return;
     this.readyState = 3;
     // a last word, such as `leave`, outlives the page
-    if (this.#queue.length && this.#token) this.#post(this.#queue.splice(0), { keepalive: true }).catch(() => {});
+    if (this.#queue.length && this.#session) this.#post(this.#queue.splice(0), { keepalive: true }).catch(() => {});
     this.#abort.abort();
   }
 
@@ -64,8 +68,8 @@ export class Requests extends EventTarget {
     try {
       const answers = await this.#post(['{"type":"ping"}']);
       if (answers[0]?.type !== 'pong') throw new TypeError('no signaling server');
-    } catch {
-      this.#end(1006);
+    } catch (error) {
+      this.#failed(error);
       return;
     }
     if (this.readyState !== 0) return;
@@ -84,16 +88,16 @@ export class Requests extends EventTarget {
       for (const frame of await this.#post(texts)) {
         if (this.readyState !== 1) return;
         if (frame.type === 'joined') {
-          this.#token = frame.resume;
+          this.#session = frame.resume;
           this.#after = `${frame.epoch}.${frame.seq}`;
         }
         if (frame.type === 'closed') return this.#end(frame.code);
         this.#tell(frame);
         if (frame.type === 'joined') this.#listen(false);
       }
-    } catch {
+    } catch (error) {
       // Whether it arrived is not known. The session resumes, and says again what was not answered.
-      this.#end(1006);
+      this.#failed(error);
       return;
     } finally {
       this.#posting = false;
@@ -116,8 +120,8 @@ export class Requests extends EventTarget {
     try {
       if (this.kind === 'stream' && (await this.#stream(told))) return;
       if (this.readyState === 1) await this.#poll(told);
-    } catch {
-      this.#end(1006);
+    } catch (error) {
+      this.#failed(error);
     }
   }
 
@@ -144,7 +148,7 @@ export class Requests extends EventTarget {
         if (frame.type !== 'resumed' || told) this.#tell(frame);
       }
     } catch (error) {
-      if (!begun && this.readyState === 1) {
+      if (!begun && this.readyState === 1 && !(error instanceof TurnedAway)) {
         this.kind = 'poll';
         return false;
       }
@@ -188,8 +192,9 @@ export class Requests extends EventTarget {
   }
 
   #headers(listening = false) {
-    if (!this.#token) return {};
-    const headers = { 'rtc-session': encodeURIComponent(this.#token) };
+    const headers = this.#bearer === undefined ? {} : { authorization: `Bearer ${this.#bearer}` };
+    if (!this.#session) return headers;
+    headers['rtc-session'] = encodeURIComponent(this.#session);
     if (listening) headers['last-event-id'] = this.#after;
     return headers;
   }
@@ -202,17 +207,30 @@ export class Requests extends EventTarget {
     this.dispatchEvent(new MessageEvent('message', { data: JSON.stringify(frame) }));
   }
 
-  #end(code) {
+  // A token that was good to begin with has come to its end.
+  #failed(error) {
+    if (!(error instanceof TurnedAway)) this.#end(1006);
+    else this.#end(this.readyState === 0 ? UNAUTHORIZED : EXPIRED, error.message);
+  }
+
+  #end(code, reason = '') {
     if (this.readyState >= 2) return true;
     this.readyState = 3;
     this.#abort.abort();
-    this.dispatchEvent(Object.assign(new Event('close'), { code }));
+    this.dispatchEvent(Object.assign(new Event('close'), { code, reason }));
     return true;
   }
 }
 
+/** The token is missing or not good. */
+class TurnedAway extends Error {}
+
 /** What a response says, whatever its status; a proxy's own page says nothing. */
 async function frames(response) {
+  // A word of the session, such as that it is gone, has frames.
+  if (response.status === 401 && !response.headers.get('content-type')?.startsWith('application/json')) {
+    throw new TurnedAway((await response.text()).trim());
+  }
   const all = await response.json();
   if (!Array.isArray(all)) throw new TypeError('no frames');
   return all;

@@ -17,8 +17,13 @@ import { backoff } from './backoff.js';
 import { refreshDelay } from './ice.js';
 import { Pace } from './pace.js';
 
-/** Close codes of the protocol, and of RFC 6455 section 7.4.1 where it has one. */
-export const CLOSE = Object.freeze({ NORMAL: 1000, RESTART: 1012, SUPERSEDED: 4001, SLOW: 4002, PROTOCOL: 4008 });
+/**
+ * Close codes of the protocol, and of RFC 6455 section 7.4.1 where it has one. No server sends UNAUTHORIZED: it
+ * stands for a request that was answered by HTTP's 401.
+ */
+export const CLOSE = Object.freeze({
+  NORMAL: 1000, RESTART: 1012, SUPERSEDED: 4001, SLOW: 4002, KICKED: 4004, EXPIRED: 4005, PROTOCOL: 4008, UNAUTHORIZED: 4401,
+});
 
 const ATTEMPT_MS = 10_000;
 const QUIET_MS = 15_000;
@@ -77,6 +82,8 @@ export class Session {
   #paceAt;
   #iceAt;
   #iceWaiting; // {id, deadline}
+  #renews;
+  #renewing = false;
 
   /**
    * @param {object} options
@@ -86,15 +93,17 @@ export class Session {
    * @param {unknown} [options.meta]
    * @param {number} [options.max]
    * @param {object} [options.seat] what `seat` gave: goes on with that session, if it still can
+   * @param {boolean} [options.renews] whether a `renew` action can bring a fresh token
    * @param {number} [options.joinTimeoutMs] after which a first join that found no server fails; 20 s
    * @param {() => number} [options.random]
    * @param {() => number} [options.unixNow] wall clock in ms, only for the life of credentials
    */
-  constructor({ urls, room, name, meta, max, seat, joinTimeoutMs = 20_000, random = Math.random, unixNow = Date.now }) {
+  constructor({ urls, room, name, meta, max, seat, renews = false, joinTimeoutMs = 20_000, random = Math.random, unixNow = Date.now }) {
     if (!urls?.length) throw new TypeError('at least one signaling URL is needed');
     if (!room) throw new TypeError('a room name is needed');
     this.#urls = [...urls];
     this.#join = { type: 'join', room, ...defined({ name, meta, max }) };
+    this.#renews = renews;
     this.#giveUpMs = joinTimeoutMs;
     this.#random = random;
     this.#unixNow = unixNow;
@@ -130,7 +139,7 @@ export class Session {
     this.#connect(now);
   }
 
-  /** The next thing to do: `{kind: 'connect' | 'send' | 'close' | 'event', …}`, or undefined. */
+  /** The next thing to do: `{kind: 'connect' | 'send' | 'renew' | 'close' | 'event', …}`, or undefined. */
   poll() {
     return this.#actions.shift();
   }
@@ -177,11 +186,21 @@ export class Session {
     this.#lastHeard = now;
   }
 
-  closed(conn, code, now) {
+  /** `reason` is the server's word with UNAUTHORIZED. */
+  closed(conn, code, now, reason) {
     if (conn === this.#pending?.conn) {
-      this.#attemptFailed(now);
+      if (code === CLOSE.UNAUTHORIZED) this.#turnedAway(reason, now);
+      else this.#attemptFailed(now);
     } else if (conn === this.#active) {
       this.#active = undefined;
+      if (code === CLOSE.KICKED) {
+        this.#end('kicked', 'You were removed from this room.');
+        return;
+      }
+      if (code === CLOSE.EXPIRED && !this.#renews) {
+        this.#end('expired', 'The token of this call has expired. Join again with a fresh one.');
+        return;
+      }
       // With a successor under way, 4001 is its doing; otherwise somebody else holds our session now.
       if (code === CLOSE.SUPERSEDED && !this.#pending) {
         this.#end('superseded', 'This call was continued in another window. Reload to join again from here.');
@@ -226,6 +245,22 @@ export class Session {
     const id = this.#id();
     this.#iceWaiting = { id, deadline: now + ANSWER_MS };
     this.#send(this.#active, { type: 'ice', id });
+  }
+
+  /** A fresh token for the connection in use, as `renew` asked for; or none, and why. */
+  renewed({ token, error }) {
+    this.#renewing = false;
+    if (error) this.#event('error', { code: 'no_token', message: error });
+    if (this.#active === undefined || !token) return;
+    this.#send(this.#active, { type: 'auth', id: this.#id(), token });
+  }
+
+  /** There is no token to connect with, for now. */
+  tokenless(conn, error, now) {
+    if (conn !== this.#pending?.conn) return;
+    this.#refusal = ['no_token', error];
+    this.#event('error', { code: 'no_token', message: error });
+    this.#attemptFailed(now);
   }
 
   /** Something (the network is back, the page is shown again) says that waiting longer is pointless. */
@@ -281,6 +316,17 @@ export class Session {
     this.#retry(now);
   }
 
+  // A fresh token may be let in again; one that was never good, or cannot be had anew, will not be.
+  #turnedAway(reason, now) {
+    const message = `The server does not accept the token: ${reason || 'it gave no reason.'}`;
+    if (this.#active === undefined && !(this.#renews && this.#everJoined)) {
+      this.#end('unauthorized', message);
+      return;
+    }
+    this.#event('error', { code: 'unauthorized', message });
+    this.#attemptFailed(now);
+  }
+
   #retry(now, atLeastMs = 0) {
     const delay = Math.max(atLeastMs, backoff(this.#attempt, this.#random));
     this.#attempt += 1;
@@ -294,6 +340,7 @@ export class Session {
     this.phase = 'lost';
     this.#pingAt = undefined;
     this.#iceWaiting = undefined;
+    this.#renewing = false;
     this.#event('lost', { code });
     if (this.#pending) return;
     this.#attempt = 0;
@@ -309,6 +356,7 @@ export class Session {
     this.#retryAt = undefined;
     this.#giveUpAt = undefined;
     this.#pingAt = undefined;
+    this.#renewing = false;
     this.#lastHeard = now;
     this.url = url;
     this.replica = frame.replica;
@@ -457,6 +505,9 @@ export class Session {
         this.#ice(frame, now);
         this.#event('ice', {});
         break;
+      case 'auth-expiring':
+        this.#renew();
+        break;
       case 'resync':
         this.#resync(frame, now);
         break;
@@ -513,6 +564,13 @@ export class Session {
     this.expires = frame.expires ?? 0;
     this.#iceWaiting = undefined;
     this.#iceAt = this.expires ? now + refreshDelay(this.expires, this.#unixNow(), this.#random) : undefined;
+  }
+
+  // A connection that gets none in time is closed with EXPIRED, and the next one begins with a fresh token.
+  #renew() {
+    if (!this.#renews || this.#renewing) return;
+    this.#renewing = true;
+    this.#actions.push({ kind: 'renew', conn: this.#active });
   }
 
   #error(frame, now) {

@@ -7,6 +7,7 @@ import { Requests } from './requests.js';
 
 const HEAD_START_MS = 2500;
 const REMEMBER_MS = 600_000;
+const UNAUTHORIZED = 4401;
 const worked = new Map(); // origin -> {kind, until}
 
 /** @typedef {'auto' | 'websocket' | 'stream' | 'poll'} SignalingTransport */
@@ -25,18 +26,22 @@ export class Way extends EventTarget {
   #make;
   #kinds;
   #closed = false;
+  #why = [1006, ''];
 
   /**
    * @param {string} url
    * @param {object} options
    * @param {SignalingTransport} [options.transport]
+   * @param {string} [options.token] shown to the server
    * @param {typeof WebSocket} [options.WebSocket]
    * @param {typeof fetch} [options.fetch]
    */
-  constructor(url, { transport = 'auto', WebSocket: Socket = globalThis.WebSocket, fetch, now = Date.now } = {}) {
+  constructor(url, { transport = 'auto', token, WebSocket: Socket = globalThis.WebSocket, fetch, now = Date.now } = {}) {
     super();
     this.#origin = new URL(url).host;
-    this.#make = (kind) => (kind === 'websocket' ? new Socket(url) : new Requests(url, { kind, fetch }));
+    // A WebSocket of a browser has no headers of its own, only the names of subprotocols.
+    const protocols = token === undefined ? [] : [['rtc.v1', `rtc.bearer.${token}`]];
+    this.#make = (kind) => (kind === 'websocket' ? new Socket(url, ...protocols) : new Requests(url, { kind, token, fetch }));
     const known = worked.get(this.#origin);
     if (transport !== 'auto') this.#kinds = [transport];
     else if (known && known.until > now()) this.#kinds = [known.kind];
@@ -78,7 +83,7 @@ export class Way extends EventTarget {
     this.#tries.push(one);
     one.addEventListener('open', () => this.#opened(one));
     one.addEventListener('message', ({ data }) => one === this.#used && this.#message(data));
-    one.addEventListener('close', ({ code }) => this.#lost(one, code));
+    one.addEventListener('close', ({ code, reason }) => this.#lost(one, code, reason));
     if (this.#kinds.length) this.#later = setTimeout(() => this.#next(), HEAD_START_MS);
   }
 
@@ -102,20 +107,22 @@ export class Way extends EventTarget {
     this.dispatchEvent(new MessageEvent('message', { data }));
   }
 
-  #lost(one, code) {
+  #lost(one, code, reason) {
     this.#tries = this.#tries.filter((other) => other !== one);
     if (this.#closed) return;
     if (one !== this.#used) {
-      if (!this.#used) this.#failed();
+      if (!this.#used) this.#failed(code, reason);
       return;
     }
     if (!this.#heard) this.#avoid();
-    this.#end(code);
+    this.#end(code, reason);
   }
 
-  #failed() {
+  // A browser does not tell of a WebSocket why it was refused, but of a request.
+  #failed(code, reason) {
+    if (code === UNAUTHORIZED) this.#why = [code, reason];
     if (this.#kinds.length) this.#next();
-    else if (!this.#tries.length) this.#end(1006);
+    else if (!this.#tries.length) this.#end(...this.#why);
   }
 
   #avoid() {
@@ -124,9 +131,9 @@ export class Way extends EventTarget {
     else worked.delete(this.#origin);
   }
 
-  #end(code) {
+  #end(code, reason) {
     this.#closed = true;
     clearTimeout(this.#later);
-    this.dispatchEvent(Object.assign(new Event('close'), { code }));
+    this.dispatchEvent(Object.assign(new Event('close'), { code, reason }));
   }
 }

@@ -5,7 +5,7 @@ use crate::{
     support::{
         plain,
         raw::{Raw, get},
-        token::{at, token},
+        token::{SECRET, at, token},
         *,
     },
 };
@@ -107,6 +107,14 @@ async fn clients_of_socket_io_show_their_token_in_the_query_or_as_their_option_a
             [url.clone(), version.into(), transport.into(), good.clone(), token(json!({"exp": at(-9)}))];
         node::play("socketio_clients/token.cjs", clients, &arguments).await;
     }
+}
+
+#[tokio::test]
+async fn the_browser_client_renews_its_token_whichever_way_it_takes() {
+    let replica = guarded(&Backend::memory()).await;
+    let packages = node::install("web-clients", &["ws@8.23.0"]);
+    let arguments = [format!("http://{}", replica.address), SECRET.into()];
+    node::play("web_clients/token.mjs", &packages, &arguments).await;
 }
 
 /// The frames that answer a request with these tokens: of the issuer, and of the session.

@@ -7,6 +7,8 @@ export class Server {
   events = 'ok';
   poll = 'ok';
   messages = 'ok';
+  /** The one token that is good, if it asks for one. */
+  token;
   /** A promise: posts are answered when it is fulfilled. */
   gate;
   #streams = new Set();
@@ -18,8 +20,13 @@ export class Server {
     for (const poll of [...this.#polls]) poll();
   }
 
+  /** Says something that is no part of the room's log. */
+  tell(frame) {
+    for (const stream of this.#streams) stream(frame);
+  }
+
   close(code) {
-    for (const stream of this.#streams) stream({ type: 'closed', code });
+    this.tell({ type: 'closed', code });
   }
 
   fetch = async (url, { method = 'GET', body, headers = {}, signal } = {}) => {
@@ -28,6 +35,7 @@ export class Server {
     this.requests.push({ name, headers, search: searchParams.toString() });
     if (this[name] === 'refuse') throw new TypeError('network');
     if (this[name] === 'hang') return aborted(signal);
+    if (this.token && headers.authorization !== `Bearer ${this.token}`) return new Response('the token is not good\n', { status: 401, headers: { 'content-type': 'text/plain' } });
     if (method === 'POST') return this.#post(JSON.parse(body));
     const after = Number(headers['last-event-id'].split('.')[1]);
     if (headers['rtc-session'] !== encodeURIComponent('m~s~Zürich')) return json([{ type: 'error', code: 'unknown_session', message: 'gone' }], 404);
