@@ -1,7 +1,5 @@
 //! People in real browsers stay in their call, whatever their networks and their reload buttons do.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
 use std::time::Duration;
 
 use anyhow::ensure;
@@ -11,15 +9,11 @@ use rtc_e2e::up::Up;
 use rtc_e2e::wait;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::MutexGuard;
 
-const WITHIN: Duration = Duration::from_secs(60);
+use crate::{WITHIN, alone};
+
 const FILM: &str = "film.y4m";
-/// Each of these keeps a machine busy alone.
-async fn alone() -> MutexGuard<'static, ()> {
-    static ONE: Mutex<()> = Mutex::const_new(());
-    ONE.lock().await
-}
 
 /// A camera with few and small pictures, since these are about who sees whom: a film for Chromium to play.
 fn small_camera() -> TempDir {

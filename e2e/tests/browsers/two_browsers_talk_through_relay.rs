@@ -1,17 +1,14 @@
 //! Two people, each on another signaling replica, whose networks let nothing through but TURN.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-use std::time::Duration;
-
 use rtc_e2e::browser::{Browsers, Page};
 use rtc_e2e::up::Up;
 use serde_json::Value;
 
-const WITHIN: Duration = Duration::from_secs(60);
+use crate::{WITHIN, alone};
 
 #[tokio::test]
 async fn over_udp_and_over_tcp() {
+    let _alone = alone().await;
     let up = Up::start("examples/quickstart.yaml").await.unwrap();
     let [ours, theirs, ..] = up.ready.signaling.as_slice() else {
         panic!("quickstart.yaml has two signaling replicas, but `rtc up` names {:?}", up.ready.signaling);
