@@ -60,6 +60,12 @@ pub(crate) struct Options {
     /// Listen on this machine's own address and serve the page over HTTPS, for other devices
     #[arg(long, env = "RTC_UP_LAN")]
     lan: bool,
+    /// Serve the manifest's TLS and DTLS listeners with this certificate and its chain, as PEM
+    #[arg(long, env = "RTC_UP_TURN_TLS_CERT", value_name = "FILE", requires = "turn_tls_key")]
+    turn_tls_cert: Option<PathBuf>,
+    /// The certificate's key, as PEM; for DTLS an ECDSA key
+    #[arg(long, env = "RTC_UP_TURN_TLS_KEY", value_name = "FILE", requires = "turn_tls_cert")]
+    turn_tls_key: Option<PathBuf>,
     /// Print one line of JSON when all is ready, and nothing else
     #[arg(long)]
     json: bool,
@@ -68,7 +74,7 @@ pub(crate) struct Options {
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let mut shutdown = Shutdown::listen().context("cannot listen for Ctrl-C")?;
     let cluster = read_manifest(&options.manifest)?;
-    let notes = what_is_left_out(&cluster)?;
+    let notes = what_is_left_out(&options, &cluster)?;
     let home =
         tempfile::Builder::new().prefix("rtc-up-").tempdir().context("cannot make a folder for the keys")?;
 
@@ -124,7 +130,7 @@ fn read_manifest(path: &Path) -> anyhow::Result<RtcCluster> {
 }
 
 /// What the manifest says and this machine does not do, as notes for its reader.
-fn what_is_left_out(cluster: &RtcCluster) -> anyhow::Result<Vec<String>> {
+fn what_is_left_out(options: &Options, cluster: &RtcCluster) -> anyhow::Result<Vec<String>> {
     let spec = &cluster.spec;
     anyhow::ensure!(
         spec.signaling.auth.mode == AuthMode::Anonymous,
@@ -139,9 +145,9 @@ fn what_is_left_out(cluster: &RtcCluster) -> anyhow::Result<Vec<String>> {
         notes.push("spec.redis.external names a Secret of a cluster; use --redis URL here".into());
     }
     for listener in &spec.turn.listeners {
-        if matches!(listener.transport, SpecTransport::Tls | SpecTransport::Dtls) {
+        if transport(options, listener.transport).is_none() {
             notes.push(format!(
-                "the TURN listener `{}` needs a Secret of a cluster and is left out",
+                "the TURN listener `{}` is left out: give its certificate by --turn-tls-cert and --turn-tls-key",
                 listener.name
             ));
         }
@@ -198,6 +204,8 @@ async fn start_turn(
         relay_ports: Some(Ports(relay_ports)),
         realm: Some(spec.realm.clone()),
         keys: Some(home.join("keys")),
+        tls_cert: options.turn_tls_cert.clone(),
+        tls_key: options.turn_tls_key.clone(),
         allow_peer: ranges(&spec.peers.allow)?,
         deny_peer: ranges(&spec.peers.deny)?,
         user_quota: bound(spec.quotas.allocations_per_user),
@@ -222,8 +230,13 @@ async fn start_turn(
     // ready is a datagram that the relay has carried
     tokio::time::timeout(READY, handle.ready()).await.context("the TURN server relays nothing to itself")?;
     let uri = |l: &FleetListener| {
-        let over = if l.transport == Transport::Tcp { "tcp" } else { "udp" };
-        format!("turn:{address}:{}?transport={over}", l.port)
+        let (scheme, over) = match l.transport {
+            Transport::Udp => ("turn", "udp"),
+            Transport::Tcp => ("turn", "tcp"),
+            Transport::Tls => ("turns", "tcp"),
+            Transport::Dtls => ("turns", "udp"),
+        };
+        format!("{scheme}:{address}:{}?transport={over}", l.port)
     };
     Ok(Turn {
         uris: fleet.listeners.iter().map(uri).collect(),
@@ -237,7 +250,19 @@ fn ranges(list: &[Cidr]) -> anyhow::Result<Vec<ipnet::IpNet>> {
     list.iter().map(|range| range.as_str().parse().with_context(|| format!("{:?}", range.as_str()))).collect()
 }
 
-/// The manifest's UDP and TCP listeners; `--turn-port` moves them all by as much as the first.
+/// What is served here of a listener; nothing without the certificate that it needs.
+fn transport(options: &Options, of: SpecTransport) -> Option<Transport> {
+    let transport = match of {
+        SpecTransport::Udp => Transport::Udp,
+        SpecTransport::Tcp => Transport::Tcp,
+        SpecTransport::Tls => Transport::Tls,
+        SpecTransport::Dtls => Transport::Dtls,
+    };
+    let is_secure = matches!(transport, Transport::Tls | Transport::Dtls);
+    (!is_secure || options.turn_tls_cert.is_some()).then_some(transport)
+}
+
+/// The manifest's listeners; `--turn-port` moves them all by as much as the first.
 fn listeners(options: &Options, cluster: &RtcCluster, address: IpAddr) -> Vec<Listen> {
     let spec = &cluster.spec.turn.listeners;
     let first = spec.first().map_or(3478, |l| l.port);
@@ -248,11 +273,7 @@ fn listeners(options: &Options, cluster: &RtcCluster, address: IpAddr) -> Vec<Li
     };
     spec.iter()
         .filter_map(|listener| {
-            let transport = match listener.transport {
-                SpecTransport::Udp => Transport::Udp,
-                SpecTransport::Tcp => Transport::Tcp,
-                SpecTransport::Tls | SpecTransport::Dtls => return None,
-            };
+            let transport = transport(options, listener.transport)?;
             let address = SocketAddr::new(address, port(listener.port));
             Some(Listen { transport, address })
         })

@@ -1,8 +1,11 @@
 //! Two people, each on another signaling replica, whose networks let nothing through but TURN.
 
+use base64::{Engine, prelude::BASE64_STANDARD};
+use rcgen::PublicKeyData;
 use rtc_e2e::browser::{Browsers, Page};
 use rtc_e2e::up::Up;
 use serde_json::Value;
+use tempfile::TempDir;
 
 use crate::{WITHIN, alone};
 
@@ -36,6 +39,51 @@ async fn over_udp_and_over_tcp() {
         assert_eq!(ada.call().await.unwrap()["troubles"], Value::Array(vec![]));
         ada.close().await.unwrap();
         grace.close().await.unwrap();
+    }
+}
+
+/// A certificate for 127.0.0.1 in a folder, and how Chromium is told to trust its key.
+fn certificate() -> (TempDir, String) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    params.subject_alt_names.push(rcgen::SanType::IpAddress([127, 0, 0, 1].into()));
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("tls.crt"), params.self_signed(&key).unwrap().pem()).unwrap();
+    std::fs::write(folder.path().join("tls.key"), key.serialize_pem()).unwrap();
+    let hash = ring::digest::digest(&ring::digest::SHA256, &key.subject_public_key_info());
+    (folder, format!("--ignore-certificate-errors-spki-list={}", BASE64_STANDARD.encode(hash)))
+}
+
+#[tokio::test]
+async fn over_tls() {
+    let _alone = alone().await;
+    let (folder, trust) = certificate();
+    let manifest = folder.path().join("manifest.yaml");
+    let spec = "apiVersion: rtc-operator.dev/v1alpha1\nkind: RtcCluster\nmetadata: {name: calls}\nspec:\n  \
+        turn: {listeners: [{name: tls, transport: TLS, port: 5349, tls: {secretRef: {name: turn-tls}}}]}\n";
+    std::fs::write(&manifest, spec).unwrap();
+    let [cert, key] = ["tls.crt", "tls.key"].map(|name| folder.path().join(name).display().to_string());
+    let flags = ["--port", "0", "--turn-port", "0", "--turn-tls-cert", &cert, "--turn-tls-key", &key];
+    let up = Up::start_with(&manifest, &flags).await.unwrap();
+    assert!(up.ready.turn.iter().all(|uri| uri.starts_with("turns:")), "{:?}", up.ready.turn);
+    let browsers = Browsers::launch().await.unwrap();
+    let base = up.ready.demo.trim_end_matches('/');
+    let page = |name: &str| format!("{base}/r/relay-tls?relay=1&name={name}");
+
+    // who does not trust the certificate finds no relay
+    let eve = browsers.open("Eve", &page("Eve")).await.unwrap();
+    let ada = browsers.open_with("Ada", &page("Ada"), &[&trust]).await.unwrap();
+    let refused = |call: &Value| {
+        let troubles = call["troubles"].as_array().map(Vec::as_slice).unwrap_or_default();
+        troubles.iter().any(|trouble| trouble["code"] == "relay_unreachable")
+    };
+    eve.until("no relay", WITHIN, refused).await.unwrap();
+    eve.close().await.unwrap();
+
+    let grace = browsers.open_with("Grace", &page("Grace"), &[&trust]).await.unwrap();
+    for one in [&ada, &grace] {
+        let call = one.until("pictures of the other", WITHIN, sees_the_other).await.unwrap();
+        assert_relayed(&call, "tls");
     }
 }
 
