@@ -8,10 +8,11 @@
  *   higher instance number, which tells the other side to do likewise.
  */
 
+import { Files } from './files.js';
 import { Lane } from './lane.js';
 import { Ordered } from './ordered.js';
-import { Receiver, Sender } from './transfer.js';
 import { summarize } from './stats.js';
+import { Timers } from './timers.js';
 
 const CONNECT_MS = 12_000;
 const FIRST_OFFER_MS = 5000;
@@ -49,11 +50,9 @@ export class Peer extends EventTarget {
   #sent = 0;
   #lane;
   #candidates = [];
-  #timers = new Map();
+  #timers = new Timers();
   #control;
   #files;
-  #sender;
-  #receiver;
   #queue = [];
   #previous;
   #gathering = { relay: 0, errors: [] };
@@ -120,14 +119,15 @@ export class Peer extends EventTarget {
     });
     // Negotiated channels are there on both sides from the first offer on, without an open handshake.
     this.#openControl(pc.createDataChannel('control', { negotiated: true, id: 0 }));
-    this.#openFiles(pc.createDataChannel('files', { negotiated: true, id: 1 }));
+    const files = pc.createDataChannel('files', { negotiated: true, id: 1 });
+    this.#files = new Files(files, (type, detail) => pc === this.#pc && this.#emit(type, detail));
     for (const track of this.#local?.getTracks() ?? []) pc.addTrack(track, this.#local);
     this.#watch();
-    if (holdOff) this.#after('first-offer', FIRST_OFFER_MS, () => this.#goAhead());
+    if (holdOff) this.#timers.after('first-offer', FIRST_OFFER_MS, () => this.#goAhead());
   }
 
   #dispose() {
-    for (const name of [...this.#timers.keys()]) this.#cancel(name);
+    this.#timers.cancelAll();
     this.#lane.close();
     const pc = this.#pc;
     this.#pc = undefined;
@@ -163,7 +163,7 @@ export class Peer extends EventTarget {
     }
     if (!restart) return;
     this.restart();
-    this.#after('route', ROUTE_MS, () => this.#checkRoute());
+    this.#timers.after('route', ROUTE_MS, () => this.#checkRoute());
   }
 
   // A browser may keep a working pair over a restart though the new configuration would not allow it. Whoever
@@ -208,7 +208,7 @@ export class Peer extends EventTarget {
   // ---- negotiation ----
 
   #goAhead() {
-    this.#cancel('first-offer');
+    this.#timers.cancel('first-offer');
     if (!this.#holdOff) return;
     this.#holdOff = false;
     this.#negotiate();
@@ -234,10 +234,10 @@ export class Peer extends EventTarget {
     const now = performance.now();
     for (const message of this.#inbox.accept(data.n, data, now)) this.#handle(message);
     const due = this.#inbox.nextTimeout();
-    this.#cancel('gap');
+    this.#timers.cancel('gap');
     if (due !== undefined) {
       const inbox = this.#inbox;
-      this.#after('gap', due - now + 1, () => {
+      this.#timers.after('gap', due - now + 1, () => {
         if (inbox !== this.#inbox) return;
         for (const message of inbox.timeout(performance.now())) this.#handle(message);
       });
@@ -295,7 +295,7 @@ export class Peer extends EventTarget {
 
   // The answer carried our tracks too; whatever it could not carry, negotiationneeded asks for by itself.
   #goAheadAfterFirstExchange() {
-    this.#cancel('first-offer');
+    this.#timers.cancel('first-offer');
     this.#holdOff = false;
   }
 
@@ -315,11 +315,11 @@ export class Peer extends EventTarget {
     if (!candidate?.candidate) return;
     if (candidate.type === 'relay') this.#gathering.relay += 1;
     this.#candidates.push(candidate.toJSON());
-    this.#after('candidates', CANDIDATES_MS, () => this.#sendCandidates());
+    this.#timers.after('candidates', CANDIDATES_MS, () => this.#sendCandidates());
   }
 
   #sendCandidates() {
-    this.#cancel('candidates');
+    this.#timers.cancel('candidates');
     if (this.#candidates.length) this.#transmit({ candidates: this.#candidates.splice(0) });
   }
 
@@ -335,7 +335,7 @@ export class Peer extends EventTarget {
   // ---- health ----
 
   #watch() {
-    this.#after('connect', CONNECT_MS, () => this.#notConnected());
+    this.#timers.after('connect', CONNECT_MS, () => this.#notConnected());
   }
 
   #notConnected() {
@@ -349,8 +349,8 @@ export class Peer extends EventTarget {
     const { connectionState } = this.#pc;
     if (connectionState === 'connected') {
       this.#restartsInARow = 0;
-      this.#cancel('connect');
-      this.#cancel('interrupted');
+      this.#timers.cancel('connect');
+      this.#timers.cancel('interrupted');
       this.#setState('connected');
     } else if (connectionState === 'failed') {
       this.#interrupted();
@@ -365,9 +365,9 @@ export class Peer extends EventTarget {
     if (iceConnectionState === 'disconnected') {
       this.#interrupted();
       // Short gaps heal by themselves. The polite side waits longer, so that one of the two restarts.
-      this.#after('interrupted', this.polite ? 3500 : 2000, () => this.restart());
+      this.#timers.after('interrupted', this.polite ? 3500 : 2000, () => this.restart());
     } else if (iceConnectionState === 'connected' || iceConnectionState === 'completed') {
-      this.#cancel('interrupted');
+      this.#timers.cancel('interrupted');
       if (this.#pc.connectionState === 'connected') this.#setState('connected');
     }
   }
@@ -444,30 +444,9 @@ export class Peer extends EventTarget {
     return false;
   }
 
-  #openFiles(channel) {
-    channel.binaryType = 'arraybuffer';
-    this.#files = channel;
-    this.#sender = new Sender(channel);
-    this.#receiver = new Receiver();
-    const sender = this.#sender;
-    channel.addEventListener('message', ({ data }) => {
-      if (channel !== this.#files) return;
-      const message = typeof data === 'string' ? parse(data) : undefined;
-      if (message?.type === 'received' || message?.type === 'refused') {
-        sender.answered(message);
-        return;
-      }
-      if (typeof data === 'string' && !message) return;
-      const { answer, progress, file } = message ? this.#receiver.text(message) : this.#receiver.binary(data);
-      if (answer) channel.send(JSON.stringify(answer));
-      if (progress) this.#emit('progress', progress);
-      if (file) this.#emit('file', file);
-    });
-  }
-
   /** Sends a file; resolves when the other side has all of it. */
   sendFile(blob, options) {
-    return this.#sender.send(blob, options);
+    return this.#files.send(blob, options);
   }
 
   /** @returns {Promise<import('./stats.js').Summary | null>} */
@@ -483,19 +462,6 @@ export class Peer extends EventTarget {
 
   #emit(type, detail) {
     this.dispatchEvent(new CustomEvent(type, { detail }));
-  }
-
-  #after(name, ms, run) {
-    this.#cancel(name);
-    this.#timers.set(name, setTimeout(() => {
-      this.#timers.delete(name);
-      run();
-    }, ms));
-  }
-
-  #cancel(name) {
-    clearTimeout(this.#timers.get(name));
-    this.#timers.delete(name);
   }
 }
 

@@ -14,8 +14,8 @@
  */
 
 import { backoff } from './backoff.js';
-import { refreshDelay } from './ice.js';
-import { Pace } from './pace.js';
+import { Pulse } from './pulse.js';
+import { PASSING, Room } from './room.js';
 
 /**
  * Close codes of the protocol, and of RFC 6455 section 7.4.1 where it has one. No server sends UNAUTHORIZED: it
@@ -26,33 +26,11 @@ export const CLOSE = Object.freeze({
 });
 
 const ATTEMPT_MS = 10_000;
-const QUIET_MS = 15_000;
-const PONG_MS = 10_000;
-const ANSWER_MS = 10_000;
-const OUTBOX_MAX = 2048;
 const AGAIN_MS = 1000;
-const utf8 = new TextEncoder();
-
-// Reasons that pass by themselves; every other error is an answer.
-const PASSING = new Set(['store_unavailable', 'rate_limited', 'degraded']);
 
 export class Session {
   /** @type {'idle' | 'connecting' | 'live' | 'lost' | 'ended'} */
   phase = 'idle';
-  /** This member's id, once joined. */
-  id;
-  epoch = 0;
-  seq = 0;
-  /** Other members by id: `{id, name?, meta?, polite}`. */
-  members = new Map();
-  iceServers = [];
-  /** Unix seconds. */
-  expires = 0;
-  limits = {};
-  /** Since when (unix seconds) the server has been without its store, or undefined. */
-  degradedSince;
-  /** How often the session was resumed, joined anew, and told to resync. */
-  counts = { resumed: 0, rejoined: 0, resync: 0, duplicates: 0 };
   /** The URL of the connection in use. */
   url;
   /** The name of the server behind it, where it tells one. */
@@ -62,10 +40,7 @@ export class Session {
   #turn = 0;
   #join;
   #random;
-  #unixNow;
   #actions = [];
-  #resume;
-  #everJoined = false;
   #conns = 0;
   #active;
   #pending; // {conn, url, deadline, awaiting: 'join' | 'resume' | undefined, goaway?}
@@ -74,14 +49,9 @@ export class Session {
   #giveUpAt;
   #giveUpMs;
   #refusal; // [code, message] of the last attempt that got an answer
-  #lastHeard = 0;
-  #pingAt;
-  #outbox = []; // {id, frame, conn} in the order of sending
   #nextId = 1;
-  #pace = new Pace();
-  #paceAt;
-  #iceAt;
-  #iceWaiting; // {id, deadline}
+  #room;
+  #pulse = new Pulse();
   #renews;
   #renewing = false;
 
@@ -106,12 +76,56 @@ export class Session {
     this.#renews = renews;
     this.#giveUpMs = joinTimeoutMs;
     this.#random = random;
-    this.#unixNow = unixNow;
-    if (seat) this.#sitDown(seat);
+    this.#room = new Room({ line: this.#line(), random, unixNow });
+    if (!seat) return;
+    this.#room.sitDown(seat);
+    // The server remembers the numbers that were used.
+    this.#nextId = seat.nextId;
   }
 
   get room() {
     return this.#join.room;
+  }
+
+  /** This member's id, once joined. */
+  get id() {
+    return this.#room.id;
+  }
+
+  /** Other members by id: `{id, name?, meta?, user?, polite}`. */
+  get members() {
+    return this.#room.roster.members;
+  }
+
+  get epoch() {
+    return this.#room.roster.epoch;
+  }
+
+  get seq() {
+    return this.#room.roster.seq;
+  }
+
+  get iceServers() {
+    return this.#room.credentials.iceServers;
+  }
+
+  /** Of the ICE servers, in Unix seconds. */
+  get expires() {
+    return this.#room.credentials.expires;
+  }
+
+  get limits() {
+    return this.#room.limits;
+  }
+
+  /** Since when (unix seconds) the server has been without its store, or undefined. */
+  get degradedSince() {
+    return this.#room.degradedSince;
+  }
+
+  /** How often the session was resumed, joined anew, and told to resync; and frames that came twice. */
+  get counts() {
+    return this.#room.counts;
   }
 
   /** The number of the connection in use. */
@@ -121,14 +135,15 @@ export class Session {
 
   /** What another `Session` needs to go on with this one, secrets included; undefined when there is nothing. */
   get seat() {
-    if (this.phase === 'ended' || !this.#resume) return undefined;
+    const { resume } = this.#room;
+    if (this.phase === 'ended' || !resume) return undefined;
     const { id, epoch, seq, iceServers, expires, limits } = this;
-    return { id, resume: this.#resume, epoch, seq, iceServers, expires, limits, nextId: this.#nextId };
+    return { id, resume, epoch, seq, iceServers, expires, limits, nextId: this.#nextId };
   }
 
   /** Signals that no answer has come for yet. */
   get unanswered() {
-    return this.#outbox.length;
+    return this.#room.outbox.size;
   }
 
   /** Makes the first attempt. */
@@ -150,9 +165,7 @@ export class Session {
       this.#retryAt,
       this.#giveUpAt,
       this.#pending?.deadline,
-      this.#active === undefined ? undefined : (this.#pingAt ?? this.#lastHeard + QUIET_MS),
-      this.#active === undefined ? undefined : (this.#iceWaiting?.deadline ?? this.#iceAt),
-      this.#active === undefined ? undefined : this.#paceAt,
+      ...(this.#active === undefined ? [] : [this.#pulse.dueAt, this.#room.dueAt]),
     ].filter((at) => at !== undefined);
     return times.length ? Math.min(...times) : undefined;
   }
@@ -169,21 +182,17 @@ export class Session {
     }
     if (reached(this.#retryAt, now)) this.#connect(now);
     if (this.#active === undefined) return;
-    this.#keepAlive(now);
-    if (this.#active === undefined) return;
-    if (this.#iceWaiting ? reached(this.#iceWaiting.deadline, now) : reached(this.#iceAt, now)) {
-      this.refreshIce(now);
-    }
-    if (reached(this.#paceAt, now)) this.#flush(now);
+    if (reached(this.#pulse.dueAt, now)) this.#keepAlive(now);
+    if (this.#active !== undefined) this.#room.timeout(now);
   }
 
   opened(conn, now) {
     if (conn !== this.#pending?.conn) return;
-    this.#pending.awaiting = this.#resume ? 'resume' : 'join';
-    this.#send(conn, this.#resume
-      ? { type: 'resume', id: this.#id(), resume: this.#resume, epoch: this.epoch, seq: this.seq }
+    const { resume } = this.#room;
+    this.#pending.awaiting = resume ? 'resume' : 'join';
+    this.#send(conn, resume
+      ? { type: 'resume', id: this.#id(), resume, epoch: this.epoch, seq: this.seq }
       : { ...this.#join, id: this.#id() });
-    this.#lastHeard = now;
   }
 
   /** `reason` is the server's word with UNAUTHORIZED. */
@@ -223,28 +232,12 @@ export class Session {
 
   /** Sends `data` to one member, or to all others. */
   signal(data, to, now) {
-    if (this.phase === 'ended') return;
-    if (this.#outbox.length >= OUTBOX_MAX) {
-      this.#event('error', { code: 'outbox_full', message: 'Too much is waiting to be sent; the connection has been down for long.' });
-      return;
-    }
-    const id = this.#id();
-    const frame = { type: 'signal', id, ...defined({ to }), data };
-    // The server does not read a frame above its limit, so it could not say which one it was.
-    if (utf8.encode(JSON.stringify(frame)).length > (this.limits.frameBytes ?? Infinity)) {
-      this.#event('error', { code: 'too_large', message: `A signal has at most ${this.limits.frameBytes} bytes; send large things over the data channel.` });
-      return;
-    }
-    this.#outbox.push({ id, frame, conn: undefined });
-    this.#flush(now);
+    if (this.phase !== 'ended') this.#room.signal(data, to, now);
   }
 
   /** Asks for fresh credentials now. */
   refreshIce(now) {
-    if (this.#active === undefined) return;
-    const id = this.#id();
-    this.#iceWaiting = { id, deadline: now + ANSWER_MS };
-    this.#send(this.#active, { type: 'ice', id });
+    if (this.#active !== undefined) this.#room.refreshIce(now);
   }
 
   /** A fresh token for the connection in use, as `renew` asked for; or none, and why. */
@@ -268,7 +261,7 @@ export class Session {
     if (this.phase === 'ended' || this.phase === 'idle') return;
     if (this.#active === undefined) {
       if (!this.#pending) this.#connect(now);
-    } else if (this.#pingAt === undefined) {
+    } else if (!this.#pulse.isWaiting) {
       this.#ping(now);
     }
   }
@@ -286,13 +279,6 @@ export class Session {
     if (this.phase === 'ended') return;
     if (this.#active !== undefined) this.#send(this.#active, { type: 'leave' });
     this.#end('left', 'You left the call.');
-  }
-
-  #sitDown({ id, resume, epoch, seq, iceServers, expires, limits, nextId }) {
-    Object.assign(this, { id, epoch, seq, iceServers, expires, limits });
-    this.#resume = resume;
-    // The server remembers the numbers that were used.
-    this.#nextId = nextId;
   }
 
   // ---- connections ----
@@ -319,7 +305,7 @@ export class Session {
   // A fresh token may be let in again; one that was never good, or cannot be had anew, will not be.
   #turnedAway(reason, now) {
     const message = `The server does not accept the token: ${reason || 'it gave no reason.'}`;
-    if (this.#active === undefined && !(this.#renews && this.#everJoined)) {
+    if (this.#active === undefined && !(this.#renews && this.#room.isEntered)) {
       this.#end('unauthorized', message);
       return;
     }
@@ -338,8 +324,7 @@ export class Session {
 
   #lost(now, code) {
     this.phase = 'lost';
-    this.#pingAt = undefined;
-    this.#iceWaiting = undefined;
+    this.#room.lost();
     this.#renewing = false;
     this.#event('lost', { code });
     if (this.#pending) return;
@@ -355,9 +340,8 @@ export class Session {
     this.#attempt = 0;
     this.#retryAt = undefined;
     this.#giveUpAt = undefined;
-    this.#pingAt = undefined;
+    this.#pulse.heard(now);
     this.#renewing = false;
-    this.#lastHeard = now;
     this.url = url;
     this.replica = frame.replica;
     this.phase = 'live';
@@ -366,18 +350,16 @@ export class Session {
   }
 
   #keepAlive(now) {
-    if (this.#pingAt !== undefined) {
-      if (now < this.#pingAt) return;
-      const conn = this.#active;
-      this.#drop(conn);
-      this.#lost(now, 1006);
-    } else if (now >= this.#lastHeard + QUIET_MS) {
+    if (!this.#pulse.isWaiting) {
       this.#ping(now);
+      return;
     }
+    this.#drop(this.#active);
+    this.#lost(now, 1006);
   }
 
   #ping(now) {
-    this.#pingAt = now + PONG_MS;
+    this.#pulse.pinged(now);
     this.#send(this.#active, { type: 'ping' });
   }
 
@@ -386,13 +368,14 @@ export class Session {
   #receivedPending(conn, frame, now) {
     switch (frame.type) {
       case 'joined':
-        return this.#joined(frame, now);
-      case 'resumed':
-        return this.#resumed(frame, now);
-      case 'resync':
-        this.counts.resumed += 1;
         this.#adopt(frame, now);
-        return this.#everJoined ? this.#resync(frame, now) : this.#seated(frame, now);
+        return this.#room.joined(frame, now);
+      case 'resumed':
+        this.#adopt(frame, now);
+        return this.#room.resumed(frame, now);
+      case 'resync':
+        this.#adopt(frame, now);
+        return this.#room.resumedAnew(frame, now);
       case 'full':
         return this.#end('full', `${frame.max} people are the most this room takes. Try again when someone has left, or use another room.`, { max: frame.max });
       case 'goaway':
@@ -412,7 +395,7 @@ export class Session {
       this.#retry(now, AGAIN_MS);
     } else if (this.#pending.awaiting === 'resume') {
       // The session is gone: its time ran out, or its store lost it. Enter anew, over the same connection.
-      this.#resume = undefined;
+      this.#room.resume = undefined;
       this.#pending.awaiting = 'join';
       this.#pending.deadline = now + ATTEMPT_MS;
       this.#send(conn, { ...this.#join, id: this.#id() });
@@ -421,149 +404,16 @@ export class Session {
     }
   }
 
-  #joined(frame, now) {
-    const again = this.#everJoined;
-    this.#everJoined = true;
-    this.#adopt(frame, now);
-    if (again) this.counts.rejoined += 1;
-    this.id = frame.session;
-    this.#resume = frame.resume;
-    this.epoch = frame.epoch;
-    this.seq = frame.seq;
-    this.limits = frame.limits ?? {};
-    this.#pace.limit(this.limits.messagesPerSecond, now);
-    this.members = roster(frame.members, this.id);
-    // What waited was addressed to, and numbered in, a session that no longer is.
-    this.#outbox = [];
-    this.#ice(frame, now);
-    this.#event('joined', { session: this.id, members: [...this.members.values()], polite: frame.polite === true, again });
-  }
-
-  #resumed(frame, now) {
-    this.counts.resumed += 1;
-    this.#adopt(frame, now);
-    if (!this.#everJoined) return this.#seated(frame, now);
-    // Our own seq stays: what was missed follows, and is numbered above it.
-    if (frame.epoch !== this.epoch) {
-      this.epoch = frame.epoch;
-      this.seq = frame.seq;
-    }
-    const { joined, left } = this.#reconcile(frame.members);
-    this.#event('resumed', {});
-    for (const member of left) this.#event('member-left', { member, reason: 'left' });
-    for (const member of joined) this.#event('member-joined', { member });
-    this.#resend(now);
-  }
-
-  // After a reload: the seat is ours, and everything about it is new to us.
-  #seated(frame, now) {
-    this.#everJoined = true;
-    this.epoch = frame.epoch;
-    this.seq = frame.seq;
-    this.#pace.limit(this.limits.messagesPerSecond, now);
-    this.members = roster(frame.members, this.id);
-    this.#ice(this, now);
-    this.#event('joined', { session: this.id, members: [...this.members.values()], polite: this.members.size > 0, again: false, seated: true });
-  }
-
-  #resync(frame, now) {
-    this.counts.resync += 1;
-    this.epoch = frame.epoch;
-    this.seq = frame.seq;
-    if (frame.session) this.id = frame.session;
-    const { joined, left } = this.#reconcile(frame.members);
-    this.#event('resync', { members: [...this.members.values()], joined, left });
-    this.#resend(now);
-  }
-
   #receivedActive(frame, now) {
-    this.#lastHeard = now;
-    this.#pingAt = undefined;
-    if (frame.seq !== undefined && frame.epoch !== undefined && inRoomLog(frame.type)) {
-      if (!this.#isNew(frame)) {
-        this.counts.duplicates += 1;
-        return;
-      }
-    }
-    switch (frame.type) {
-      case 'signal':
-        if (frame.from !== this.id) this.#event('signal', { from: frame.from, data: frame.data });
-        break;
-      case 'member-joined':
-        this.#memberJoined(frame.member);
-        break;
-      case 'member-left':
-        if (this.members.delete(frame.member)) this.#event('member-left', { member: frame.member, reason: frame.reason });
-        break;
-      case 'ack':
-        this.#answered(frame.id);
-        break;
-      case 'error':
-        this.#error(frame, now);
-        break;
-      case 'ice':
-        this.#ice(frame, now);
-        this.#event('ice', {});
-        break;
-      case 'auth-expiring':
-        this.#renew();
-        break;
-      case 'resync':
-        this.#resync(frame, now);
-        break;
-      case 'position':
-        this.#isNew(frame);
-        break;
-      case 'goaway':
-        this.#goaway(frame.reconnectInMs, now);
-        break;
-      case 'degraded':
-        this.degradedSince = frame.since;
-        this.#event('degraded', { since: frame.since });
-        break;
-      case 'recovered':
-        this.degradedSince = undefined;
-        this.#flush(now);
-        this.#event('recovered', {});
-        break;
-      default:
-        break;
-    }
-  }
-
-  #isNew({ epoch, seq }) {
-    if (epoch < this.epoch || (epoch === this.epoch && seq <= this.seq)) return false;
-    this.epoch = epoch;
-    this.seq = seq;
-    return true;
-  }
-
-  #memberJoined(member) {
-    if (!member?.id || member.id === this.id || this.members.has(member.id)) return;
-    this.members.set(member.id, member);
-    this.#event('member-joined', { member });
-  }
-
-  #reconcile(list) {
-    const now = roster(list, this.id);
-    const left = [...this.members.keys()].filter((id) => !now.has(id));
-    const joined = [...now.values()].filter(({ id }) => !this.members.has(id));
-    // Who is polite was settled when the two met; a later roster must not turn it round in mid-call.
-    for (const [id, member] of now) if (this.members.has(id)) member.polite = this.members.get(id).polite;
-    this.members = now;
-    return { joined, left };
+    this.#pulse.heard(now);
+    if (frame.type === 'goaway') this.#goaway(frame.reconnectInMs, now);
+    else if (frame.type === 'auth-expiring') this.#renew();
+    else this.#room.received(frame, now);
   }
 
   #goaway(reconnectInMs, now) {
     this.#event('goaway', { inMs: reconnectInMs });
     if (!this.#pending) this.#retryAt = now + Math.max(0, reconnectInMs ?? 0);
-  }
-
-  #ice(frame, now) {
-    this.iceServers = frame.iceServers ?? [];
-    this.expires = frame.expires ?? 0;
-    this.#iceWaiting = undefined;
-    this.#iceAt = this.expires ? now + refreshDelay(this.expires, this.#unixNow(), this.#random) : undefined;
   }
 
   // A connection that gets none in time is closed with EXPIRED, and the next one begins with a fresh token.
@@ -573,46 +423,16 @@ export class Session {
     this.#actions.push({ kind: 'renew', conn: this.#active });
   }
 
-  #error(frame, now) {
-    if (frame.id !== undefined && frame.id === this.#iceWaiting?.id) {
-      this.#iceWaiting = undefined;
-      this.#iceAt = now + 15_000;
-    }
-    if (PASSING.has(frame.code)) {
-      // What is refused for its rate is not read, so the answer names no id: it may have been any of them.
-      const again = this.#outbox.filter(({ id, conn }) => conn !== undefined && (frame.id === undefined || id === frame.id));
-      for (const entry of again) entry.conn = undefined;
-      if (again.length || frame.id === undefined) {
-        this.#paceAt = now + AGAIN_MS;
-        return;
-      }
-    }
-    this.#answered(frame.id);
-    this.#event('error', { code: frame.code, message: frame.message });
-  }
-
   // ---- sending ----
 
-  #answered(id) {
-    const at = this.#outbox.findIndex((entry) => entry.id === id);
-    if (at >= 0) this.#outbox.splice(at, 1);
-  }
-
-  #resend(now) {
-    this.#outbox = this.#outbox.filter(({ frame }) => frame.to === undefined || this.members.has(frame.to));
-    this.#flush(now);
-  }
-
-  #flush(now) {
-    this.#paceAt = undefined;
-    if (this.#active === undefined) return;
-    for (const entry of this.#outbox) {
-      if (entry.conn === this.#active) continue;
-      this.#paceAt = this.#pace.take(now);
-      if (this.#paceAt !== undefined) return;
-      entry.conn = this.#active;
-      this.#send(this.#active, entry.frame);
-    }
+  /** What the room has of us: whatever connection there is. */
+  #line() {
+    return {
+      connection: () => this.#active,
+      send: (frame) => this.#send(this.#active, frame),
+      id: () => this.#id(),
+      event: (type, detail) => this.#event(type, detail),
+    };
   }
 
   #send(conn, frame) {
@@ -634,16 +454,8 @@ export class Session {
   }
 }
 
-function inRoomLog(type) {
-  return type === 'signal' || type === 'member-joined' || type === 'member-left';
-}
-
 function reached(at, now) {
   return at !== undefined && now >= at;
-}
-
-function roster(list, self) {
-  return new Map((list ?? []).filter(({ id }) => id !== self).map((member) => [member.id, { ...member }]));
 }
 
 function defined(object) {
