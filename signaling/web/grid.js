@@ -3,19 +3,20 @@
 import { element, icon } from './dom.js';
 import { FrameWatch } from './frames.js';
 
-const RATIO = 16 / 9;
 const GAP = 12;
 
 /**
- * How many columns make the largest tiles.
- * @returns {{columns: number, width: number}} width of a tile in px
+ * How many columns make the largest tiles. On a stage that is upright tiles are square: wide ones would leave most
+ * of it empty.
+ * @returns {{columns: number, width: number, ratio: number}} width of a tile in px, and how much wider than high it is
  */
 export function layout(count, width, height) {
-  let best = { columns: 1, width: 0 };
+  const ratio = height > width ? 1 : 16 / 9;
+  let best = { columns: 1, width: 0, ratio };
   for (let columns = 1; columns <= count; columns += 1) {
     const rows = Math.ceil(count / columns);
-    const fit = Math.min((width - GAP * (columns - 1)) / columns, ((height - GAP * (rows - 1)) / rows) * RATIO);
-    if (fit > best.width) best = { columns, width: Math.floor(fit) };
+    const fit = Math.min((width - GAP * (columns - 1)) / columns, ((height - GAP * (rows - 1)) / rows) * ratio);
+    if (fit > best.width) best = { columns, width: Math.floor(fit), ratio };
   }
   return best;
 }
@@ -100,9 +101,10 @@ export class Grid {
     // Two people: the other one large, oneself in the corner.
     this.#node.dataset.mode = others === 1 ? 'pair' : others === 0 ? 'alone' : 'many';
     const shown = others === 1 ? 1 : others + 1;
-    const { columns, width } = layout(shown, this.#node.clientWidth, this.#node.clientHeight);
+    const { columns, width, ratio } = layout(shown, this.#node.clientWidth, this.#node.clientHeight);
     this.#node.style.setProperty('--columns', columns);
     this.#node.style.setProperty('--tile', `${width}px`);
+    this.#node.style.setProperty('--ratio', ratio);
   }
 }
 
