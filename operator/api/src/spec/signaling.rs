@@ -125,8 +125,8 @@ pub enum AuthMode {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Jwt {
-    /// The keys that tokens are signed with, as one key of a Secret: a JSON Web Key Set, public keys or
-    /// certificates as PEM, or a shared secret (HS256). Changes take effect without a restart.
+    /// The keys that tokens are signed with, as one key of a Secret: a JSON Web Key Set, a public key
+    /// as PEM, or a shared secret of 32 bytes or more (HS256). Changes take effect without a restart.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<SecretKeyRef>,
     /// Where the issuer publishes its public keys, for example `https://issuer.example.com/jwks.json`.
