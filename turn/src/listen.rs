@@ -3,6 +3,7 @@
 use crate::settings::Listen;
 use rtc_credentials::{PortRange, Transport};
 use rtc_service::net::BindError;
+use rtc_turn_proto::Behaviour;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{io, net::SocketAddr};
 
@@ -20,6 +21,41 @@ pub(crate) struct Bound {
     pub(crate) socket: Socket,
 }
 
+/// Whether a second address makes four sockets with the first UDP listener's (RFC 5780, section 6).
+pub(crate) fn pairs(listen: &[Listen], second: SocketAddr) -> bool {
+    listen.iter().find(|l| l.transport == Transport::Udp).is_some_and(|Listen { address: first, .. }| {
+        let specific = |address: &SocketAddr| !address.ip().is_unspecified();
+        first.is_ipv4() == second.is_ipv4()
+            && specific(first)
+            && specific(&second)
+            && first.ip() != second.ip()
+            && (first.port() != second.port() || first.port() == 0)
+    })
+}
+
+/// Binds the other three sockets of the first UDP listener and a second address (RFC 5780, section 6),
+/// after all others. Returns what the protocol is to know of the four.
+pub(crate) fn bind_alternate(
+    by_worker: &mut [Vec<Bound>],
+    second: SocketAddr,
+    relay_ports: PortRange,
+) -> Result<Option<Behaviour>, BindError> {
+    let Some(bound) = by_worker.first() else { return Ok(None) };
+    let Some(link) = bound.iter().position(|b| b.transport == Transport::Udp) else { return Ok(None) };
+    let (first, next) = (bound[link].address, bound.len() as u64);
+    let mut port = second.port();
+    for (ip, same_port) in [(first.ip(), false), (second.ip(), true), (second.ip(), false)] {
+        let address = SocketAddr::new(ip, if same_port { first.port() } else { port });
+        let error = |e| BindError::new(address, "udp", "--alternate-address", e);
+        let address = bind_shared(by_worker, Transport::Udp, address, relay_ports).map_err(error)?;
+        if !same_port {
+            port = address.port();
+        }
+    }
+    let second = SocketAddr::new(second.ip(), port);
+    Ok(Some(Behaviour::new(first, second, [link as u64, next, next + 1, next + 2])))
+}
+
 /// Binds each listener once per worker: the outer vector is by worker. Port 0 becomes a free port that
 /// is not relayed from.
 pub(crate) fn bind_all(
@@ -30,17 +66,28 @@ pub(crate) fn bind_all(
     let mut by_worker: Vec<Vec<Bound>> = (0..workers).map(|_| Vec::new()).collect();
     for &Listen { transport, address } in listen {
         let error = |e| BindError::new(address, crate::settings::transport_name(transport), "--listen", e);
-        let mut first = Some(bind_first(transport, address, relay_ports).map_err(error)?);
-        let address = first.as_ref().map_or(address, |(_, address)| *address);
-        for sockets in &mut by_worker {
-            let socket = match first.take() {
-                Some((socket, _)) => socket,
-                None => bind(transport, address, false).map_err(error)?,
-            };
-            sockets.push(Bound { transport, address, socket });
-        }
+        bind_shared(&mut by_worker, transport, address, relay_ports).map_err(error)?;
     }
     Ok(by_worker)
+}
+
+/// Binds an address once per worker. Returns it with its port.
+fn bind_shared(
+    by_worker: &mut [Vec<Bound>],
+    transport: Transport,
+    address: SocketAddr,
+    relay_ports: PortRange,
+) -> io::Result<SocketAddr> {
+    let (first, address) = bind_first(transport, address, relay_ports)?;
+    let mut first = Some(first);
+    for sockets in by_worker {
+        let socket = match first.take() {
+            Some(socket) => socket,
+            None => bind(transport, address, false)?,
+        };
+        sockets.push(Bound { transport, address, socket });
+    }
+    Ok(address)
 }
 
 fn bind_first(

@@ -145,7 +145,11 @@ impl Server {
         }
         let reservations = Reservations::new();
         let probe_secret = Secret::generate().map_err(|e| StartError::Entropy(e.to_string()))?;
-        let bound = listen::bind_all(&config.listen, config.workers, config.relay_ports)?;
+        let mut bound = listen::bind_all(&config.listen, config.workers, config.relay_ports)?;
+        let behaviour = match config.alternate_address {
+            Some(second) => listen::bind_alternate(&mut bound, second, config.relay_ports)?,
+            None => None,
+        };
         let local =
             bound.first().map_or_else(Vec::new, |b| b.iter().map(|b| (b.transport, b.address)).collect());
         let admin = match config.admin {
@@ -166,6 +170,7 @@ impl Server {
             proto_config.relay_ports = config.relay_ports;
             proto_config.channels = config.channels;
             proto_config.stun_only = config.stun_only;
+            proto_config.behaviour = behaviour;
             proto_config.share = Share { index, count: config.workers };
             let mut server = proto::Server::new(
                 proto_config,

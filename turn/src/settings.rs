@@ -1,6 +1,6 @@
 //! Flags, the configuration file, and the configuration that they resolve to.
 
-use crate::fleet_quota::FleetQuota;
+use crate::{fleet_quota::FleetQuota, listen};
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use rtc_credentials::{Fleet, KeyRing, PortRange, Secret, Transport};
@@ -90,6 +90,10 @@ pub struct Settings {
     /// A server that takes new clients while this one drains. Repeat for more
     #[arg(long, env = "RTC_TURN_ALTERNATE_SERVER", value_delimiter = ',', value_name = "ADDRESS:PORT")]
     pub alternate_server: Vec<SocketAddr>,
+    /// A second address of this host, of another IP and port than the first udp:// listener: with it,
+    /// clients may learn how their NAT behaves (RFC 5780)
+    #[arg(long, env = "RTC_TURN_ALTERNATE_ADDRESS", value_name = "ADDRESS:PORT")]
+    pub alternate_address: Option<SocketAddr>,
     /// Load balancers that send the PROXY protocol to tcp:// and tls:// listeners: they must begin with
     /// its header, version 1 or 2, and nobody else is believed. Repeat for more
     #[arg(long, env = "RTC_TURN_PROXY_PROTOCOL", value_delimiter = ',', value_name = "CIDR")]
@@ -334,6 +338,8 @@ pub struct Config {
     pub fleet: Option<FleetSource>,
     /// Who takes new clients while this server drains.
     pub alternates: Vec<SocketAddr>,
+    /// The second address, of the first UDP listener's family (RFC 5780). Port 0 picks a free one.
+    pub alternate_address: Option<SocketAddr>,
     /// The channel numbers that clients may bind.
     pub channels: Channels,
     /// Load balancers, whose connections begin with a PROXY header.
@@ -402,6 +408,11 @@ pub enum SettingsError {
         "port {0} is in the relay ports too: choose another port with --listen or other ports with --relay-ports"
     )]
     PortInRange(u16),
+    /// The alternate address makes no pair with a listener's.
+    #[error(
+        "--alternate-address {0} needs a first udp:// listener whose IP is given, of the same family, and differs, as does its port"
+    )]
+    AlternateAddress(SocketAddr),
 }
 
 impl Config {
@@ -440,9 +451,15 @@ impl Settings {
         } else {
             self.listen
         };
-        let clash = listen.iter().find(|l| relay_ports.contains(l.address.port()));
-        if let Some(listen) = clash.filter(|_| !self.stun_only) {
-            return Err(SettingsError::PortInRange(listen.address.port()));
+        let mut ports =
+            listen.iter().map(|l| &l.address).chain(&self.alternate_address).map(SocketAddr::port);
+        if let Some(port) = ports.find(|port| relay_ports.contains(*port) && !self.stun_only) {
+            return Err(SettingsError::PortInRange(port));
+        }
+        if let Some(second) = self.alternate_address
+            && !listen::pairs(&listen, second)
+        {
+            return Err(SettingsError::AlternateAddress(second));
         }
         let tls = match (self.tls_cert, self.tls_key) {
             (Some(certificate), Some(key)) => Some(TlsFiles { certificate, key }),
@@ -493,6 +510,7 @@ impl Settings {
             admin: self.admin,
             fleet,
             alternates: self.alternate_server,
+            alternate_address: self.alternate_address,
             channels: if self.rfc5766_channels { Channels::Rfc5766 } else { Channels::Rfc8656 },
             proxy_protocol: self.proxy_protocol,
             stun_only: self.stun_only,

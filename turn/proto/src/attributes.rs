@@ -10,6 +10,10 @@ macro_rules! types {
 }
 
 types! {
+    /// RFC 8489, section 14.1.
+    MAPPED_ADDRESS = 0x0001;
+    /// RFC 5780, section 7.2.
+    CHANGE_REQUEST = 0x0003;
     /// RFC 8489, section 14.3.
     USERNAME = 0x0006;
     /// RFC 8489, section 14.5.
@@ -50,6 +54,10 @@ types! {
     XOR_MAPPED_ADDRESS = 0x0020;
     /// RFC 8656, section 18.10.
     RESERVATION_TOKEN = 0x0022;
+    /// RFC 5780, section 7.6.
+    PADDING = 0x0026;
+    /// RFC 5780, section 7.5.
+    RESPONSE_PORT = 0x0027;
     /// RFC 6062, section 6.2.1.
     CONNECTION_ID = 0x002A;
     /// RFC 8656, section 18.11.
@@ -66,6 +74,10 @@ types! {
     ALTERNATE_SERVER = 0x8023;
     /// RFC 8489, section 14.7.
     FINGERPRINT = 0x8028;
+    /// RFC 5780, section 7.3.
+    RESPONSE_ORIGIN = 0x802B;
+    /// RFC 5780, section 7.4.
+    OTHER_ADDRESS = 0x802C;
 }
 
 /// The value does not have the form that its attribute asks for.
@@ -307,6 +319,50 @@ impl Attribute<'_> for Icmp {
     fn decode(value: &[u8], _: &TransactionId) -> Result<Self, Malformed> {
         match *value {
             [_, _, kind, code, a, b, c, d] => Ok(Self { kind, code, mtu: u32::from_be_bytes([a, b, c, d]) }),
+            _ => Err(Malformed(Self::TYPE)),
+        }
+    }
+}
+
+/// From which other socket the answer is to come (RFC 5780, section 7.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChangeRequest {
+    /// From the other IP address.
+    pub ip: bool,
+    /// From the other port.
+    pub port: bool,
+}
+
+impl ChangeRequest {
+    pub(crate) fn bits(self) -> usize {
+        usize::from(self.ip) << 1 | usize::from(self.port)
+    }
+}
+
+impl Attribute<'_> for ChangeRequest {
+    const TYPE: u16 = CHANGE_REQUEST;
+
+    fn decode(value: &[u8], _: &TransactionId) -> Result<Self, Malformed> {
+        match *value {
+            [_, _, _, flags] => Ok(Self { ip: flags & 4 != 0, port: flags & 2 != 0 }),
+            _ => Err(Malformed(Self::TYPE)),
+        }
+    }
+}
+
+/// The client's port that the answer is to go to (RFC 5780, section 7.5); never 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResponsePort(pub u16);
+
+impl Attribute<'_> for ResponsePort {
+    const TYPE: u16 = RESPONSE_PORT;
+
+    fn decode(value: &[u8], _: &TransactionId) -> Result<Self, Malformed> {
+        // whether the two bytes of padding count in the length, the RFC leaves open
+        match *value {
+            [high, low] | [high, low, _, _] if (high, low) != (0, 0) => {
+                Ok(Self(u16::from_be_bytes([high, low])))
+            }
             _ => Err(Malformed(Self::TYPE)),
         }
     }

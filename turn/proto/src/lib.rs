@@ -57,5 +57,6 @@ pub use quotas::{Elsewhere, Limits, Quotas};
 pub use reservations::Reservations;
 pub use rtc_credentials::{PortRange, Transport};
 pub use server::{
-    ClientAction, Config, Flow, Now, OpenRelay, PeerRoute, RelayAddresses, RelayId, Server, Share, is_stream,
+    Behaviour, ClientAction, Config, Flow, Now, OpenRelay, PeerRoute, RelayAddresses, RelayId, Server, Share,
+    is_stream,
 };

@@ -96,6 +96,14 @@ impl Core {
             match action {
                 ClientAction::None => break After::Nothing,
                 ClientAction::Reply => break After::Reply,
+                ClientAction::ReplyBy(flow) => {
+                    let (via, reply) = (Via::Listener(flow.link as usize), &self.reply);
+                    self.outbox.push(via, flow.client, Some(flow.server.ip()), false, |out| {
+                        out.extend_from_slice(reply);
+                        true
+                    });
+                    break After::Nothing;
+                }
                 ClientAction::Bind { connection } => break After::Bind(connection),
                 ClientAction::HandOver { worker } => break After::HandOver(worker),
                 ClientAction::Connect { connection, relay, peer } => {

@@ -100,3 +100,15 @@ async fn stunclient_learns_its_address() {
 async fn uclient_relays_tcp_connections() {
     call(&server().await, Transport::Tcp, &["-T"]).await;
 }
+
+#[tokio::test]
+async fn natdiscovery_finds_that_nothing_is_between() {
+    let (_server, [at, ..]) = crate::behaviour_discovery::two_addresses().await;
+    let port = at.port().to_string();
+    for padding in [&[][..], &["-P"]] {
+        let flags = ["-m", "-f", "-L", "127.0.0.1", "-p", &port, "127.0.0.1"];
+        let text = run("turnutils_natdiscovery", &[padding, &flags].concat()).await;
+        assert!(text.contains("Endpoint Independent Mapping"), "{text}");
+        assert!(text.contains("Endpoint Independent Filtering"), "{text}");
+    }
+}

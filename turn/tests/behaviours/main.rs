@@ -3,6 +3,7 @@
 
 mod abuse;
 mod bandwidth;
+mod behaviour_discovery;
 mod common;
 mod coturn_clients;
 mod dtls;

@@ -3,6 +3,7 @@
 mod allocate;
 mod allocation;
 mod auth;
+mod behaviour;
 mod bindings;
 mod connections;
 mod data;
@@ -36,6 +37,7 @@ use std::{
 };
 use timers::Timer;
 
+pub use behaviour::Behaviour;
 pub use data::PeerRoute;
 
 /// The time of a call, on both clocks.
@@ -124,6 +126,8 @@ pub struct Config {
     pub channels: Channels,
     /// Whether Binding is all that is served: no TURN, so that keys and relay ports are of no use.
     pub stun_only: bool,
+    /// The sockets by which clients learn how their NAT behaves (RFC 5780), if there are two addresses.
+    pub behaviour: Option<Behaviour>,
 }
 
 impl Config {
@@ -143,6 +147,7 @@ impl Config {
             error_rate: Rate::default(),
             channels: Channels::default(),
             stun_only: false,
+            behaviour: None,
         }
     }
 }
@@ -167,6 +172,8 @@ pub enum ClientAction<'p> {
     None,
     /// Send what is in the reply buffer back on the flow.
     Reply,
+    /// Send what is in the reply buffer by this flow's link to its client (RFC 5780).
+    ReplyBy(Flow),
     /// Send the payload from the relay socket to the peer.
     Relay {
         /// From where.

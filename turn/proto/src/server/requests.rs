@@ -8,7 +8,7 @@ use crate::{
 
 /// Comprehension-required attributes that this server knows (RFC 8489, section 14).
 const KNOWN: &[u16] = &[
-    0x0001, // MAPPED-ADDRESS
+    attr::MAPPED_ADDRESS,
     attr::USERNAME,
     attr::MESSAGE_INTEGRITY,
     attr::ERROR_CODE,
@@ -36,7 +36,13 @@ const KNOWN: &[u16] = &[
 const MAX_UNKNOWN: usize = 16;
 
 pub(super) fn unknown_attributes(message: &Message<'_>) -> impl Iterator<Item = u16> {
-    message.attributes().map(|(kind, _)| kind).filter(|kind| *kind < 0x8000 && !KNOWN.contains(kind))
+    unknown_besides(message, &[])
+}
+
+/// Of those that are neither known to every request nor to this one.
+pub(super) fn unknown_besides(message: &Message<'_>, known: &[u16]) -> impl Iterator<Item = u16> {
+    let kinds = message.attributes().map(|(kind, _)| kind);
+    kinds.filter(move |kind| *kind < 0x8000 && !KNOWN.contains(kind) && !known.contains(kind))
 }
 
 /// A request, with all that its response needs.
@@ -90,8 +96,11 @@ impl Server {
         message: &Message<'_>,
         reply: &mut Vec<u8>,
     ) -> ClientAction<'p> {
+        if let Some(action) = self.discover(now, flow, message, reply) {
+            return action;
+        }
         if unknown_attributes(message).next().is_some() {
-            return self.refuse_unknown(now, flow, message, None, reply);
+            return self.refuse_unknown(now, flow, message, &[], None, reply);
         }
         self.counters.bindings += 1;
         let mut w = Writer::new(reply, Class::Success, Method::BINDING, message.id());
@@ -121,7 +130,7 @@ impl Server {
             Err(code) => return self.refuse_stranger(now, flow, message.method(), message.id(), code, reply),
         };
         if unknown_attributes(message).next().is_some() {
-            return self.refuse_unknown(now, flow, message, Some(&who), reply);
+            return self.refuse_unknown(now, flow, message, &[], Some(&who), reply);
         }
         let request = Request { message, flow, now, who };
         let result = match (message.method(), allocation) {
@@ -182,7 +191,7 @@ impl Server {
 
     /// An error response to somebody who proved nothing: short, and within the budget of their
     /// prefix, since the source may be forged. Over a stream it is not.
-    fn refuse_stranger<'p>(
+    pub(super) fn refuse_stranger<'p>(
         &mut self,
         now: Now,
         flow: &Flow,
@@ -206,11 +215,12 @@ impl Server {
     }
 
     /// 420 and the attributes that are not known (RFC 8489, section 6.3.1).
-    fn refuse_unknown<'p>(
+    pub(super) fn refuse_unknown<'p>(
         &mut self,
         now: Now,
         flow: &Flow,
         message: &Message<'_>,
+        known: &[u16],
         who: Option<&Authenticated>,
         reply: &mut Vec<u8>,
     ) -> ClientAction<'p> {
@@ -219,7 +229,7 @@ impl Server {
         }
         self.counters.errors[ErrorCode::UnknownAttribute as usize] += 1;
         let mut list = Vec::with_capacity(2 * MAX_UNKNOWN);
-        for kind in unknown_attributes(message).take(MAX_UNKNOWN) {
+        for kind in unknown_besides(message, known).take(MAX_UNKNOWN) {
             list.extend_from_slice(&kind.to_be_bytes());
         }
         let mut w = Writer::new(reply, Class::Error, message.method(), message.id());
@@ -230,7 +240,7 @@ impl Server {
         ClientAction::Reply
     }
 
-    fn may_refuse(&mut self, now: Now, flow: &Flow) -> bool {
+    pub(super) fn may_refuse(&mut self, now: Now, flow: &Flow) -> bool {
         // who completed a handshake did not forge their address
         flow.transport != Transport::Udp || self.budget.take(flow.client.ip(), now.instant)
     }

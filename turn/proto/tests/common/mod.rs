@@ -22,6 +22,7 @@ pub const EPOCH: u64 = 1_800_000_000;
 pub enum Outcome {
     Nothing,
     Reply(Vec<u8>),
+    ReplyBy(Flow, Vec<u8>),
     Relayed { from_port: u16, peer: SocketAddr, payload: Vec<u8> },
     Connect { connection: ConnectionId, from_port: u16, peer: SocketAddr },
     Bound { connection: ConnectionId, reply: Vec<u8> },
@@ -165,6 +166,7 @@ impl World {
         let outcome = match action {
             ClientAction::None => Outcome::Nothing,
             ClientAction::Reply => Outcome::Reply(reply),
+            ClientAction::ReplyBy(flow) => Outcome::ReplyBy(flow, reply),
             ClientAction::Relay { relay, peer, payload, .. } => {
                 let from_port = self.open.get(&relay).expect("relayed from a socket that is not open").port;
                 Outcome::Relayed { from_port, peer, payload: payload.to_vec() }

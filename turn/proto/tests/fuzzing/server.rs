@@ -275,7 +275,10 @@ impl Story {
                 self.relayed(n, packet, peer);
                 None
             }
-            Outcome::Connect { .. } | Outcome::Bound { .. } | Outcome::HandOver { .. } => None,
+            Outcome::Connect { .. }
+            | Outcome::Bound { .. }
+            | Outcome::HandOver { .. }
+            | Outcome::ReplyBy(..) => None,
         }
     }
 

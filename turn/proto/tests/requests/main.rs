@@ -3,6 +3,7 @@
 
 mod abuse;
 mod bandwidth;
+mod behaviour;
 #[path = "../common/mod.rs"]
 mod common;
 mod tcp_allocations;
