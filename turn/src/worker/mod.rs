@@ -414,7 +414,7 @@ impl Worker {
     fn receive_from_workers(&mut self, now: Now) -> bool {
         self.core.post.look();
         while let Some(connection) = self.core.post.arrived() {
-            self.adopt(now, connection);
+            self.adopt(now, *connection);
         }
         let mut drained = false;
         for _ in 0..PARCELS {

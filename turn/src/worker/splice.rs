@@ -220,7 +220,7 @@ impl Worker {
     }
 
     /// Takes over another worker's connection, and handles what it holds.
-    pub(super) fn adopt(&mut self, now: Now, mut connection: Box<Connection>) {
+    pub(super) fn adopt(&mut self, now: Now, mut connection: Connection) {
         let entry = self.connections.vacant_key();
         self.serial += 1;
         connection.flow.link = (self.serial << 24) | entry as u64;
@@ -228,7 +228,7 @@ impl Worker {
         let registered =
             self.poll.registry().register(&mut connection.stream, token(CONNECTION, entry), interest);
         if entry < MAX_CONNECTIONS && registered.is_ok() {
-            self.connections.insert(*connection);
+            self.connections.insert(connection);
             // it may have sent more before it was watched here
             self.read_held(now, entry);
             self.more.push(token(CONNECTION, entry));
