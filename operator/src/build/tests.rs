@@ -1,4 +1,6 @@
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
+mod arguments;
+
 use serde_json::Value;
 
 use super::*;
