@@ -157,16 +157,20 @@ impl Test<'_> {
     }
 
     async fn columns_tell_the_state(&self) -> Result<()> {
-        let table = self.cluster.kubectl(["--namespace", NAMESPACE, "get", "rtc"]).await?;
-        let (head, row) = table.split_once('\n').context("kubectl printed no row")?;
-        for column in ["READY", "SIGNALING", "TURN", "DRAINING", "KEYS", "NEXT ROTATION", "AGE"] {
-            ensure!(head.contains(column), "no column {column} in:\n{table}");
-        }
         let turn = self.cluster.schedulable_nodes().await?.len();
-        let cells: Vec<&str> = row.split_whitespace().collect();
         let all = format!("{turn}/{turn}");
-        ensure!(cells[..6] == [NAME, "True", "2/2", &all, "0", &all], "unexpected cells in:\n{table}");
-        Ok(())
+        // a cluster is Ready when enough signaling pods are, and the last one may be on its way
+        wait::until("kubectl to print the state in columns", SOON, async || {
+            let table = self.cluster.kubectl(["--namespace", NAMESPACE, "get", "rtc"]).await?;
+            let (head, row) = table.split_once('\n').context("kubectl printed no row")?;
+            for column in ["READY", "SIGNALING", "TURN", "DRAINING", "KEYS", "NEXT ROTATION", "AGE"] {
+                ensure!(head.contains(column), "no column {column} in:\n{table}");
+            }
+            let cells: Vec<&str> = row.split_whitespace().collect();
+            ensure!(cells[..6] == [NAME, "True", "2/2", &all, "0", &all], "unexpected cells in:\n{table}");
+            Ok(())
+        })
+        .await
     }
 
     async fn edits_take_effect(&self) -> Result<()> {
