@@ -49,7 +49,7 @@ pub fn facts(
     error: Option<&Error>,
 ) -> Vec<Fact> {
     let signaling = signaling(plan, counts);
-    let turn = turn(plan, counts);
+    let turn = turn(cluster, plan, counts);
     let relays = cluster.spec.turn.relays();
     let keys = keys(plan, relays);
     let ready = ready(verdict, &signaling, &turn, relays);
@@ -193,9 +193,16 @@ fn signaling(plan: &Plan, counts: Counts) -> Fact {
     }
 }
 
-fn turn(plan: &Plan, counts: Counts) -> Fact {
+fn turn(cluster: &RtcCluster, plan: &Plan, counts: Counts) -> Fact {
     const KIND: &str = "TurnAvailable";
     let serving = plan.nodes.iter().filter(|node| node.serving).count();
+    // Once clients are sent to some nodes, a change of the nodes takes nothing away from them.
+    let before = cluster.status.iter().flat_map(|status| &status.conditions);
+    let was = before.into_iter().any(|condition| condition.type_ == KIND && condition.status == "True");
+    if serving > 0 && !plan.handed_out && !was {
+        let message = "signaling pods have not read yet which nodes serve";
+        return fact(KIND, false, "NotHandedOut", message);
+    }
     if serving > 0 {
         return fact(KIND, true, "NodesServe", format!("{serving}/{} nodes serve", plan.nodes.len()));
     }
@@ -222,6 +229,7 @@ pub fn why(node: &PlannedNode) -> String {
         Some(Reason::Address(reason) | Reason::NotReady(reason) | Reason::Cordoned(reason)) => reason.clone(),
         Some(Reason::Draining) => "its pod is being replaced".to_owned(),
         Some(Reason::Keys) => "its pod has not read the key ring yet".to_owned(),
+        Some(Reason::Unread) => "its pod has not read its address yet".to_owned(),
     }
 }
 

@@ -1,6 +1,9 @@
 //! What shall be, from what is: pure. The same inputs give the same plan, but for the bytes of new keys.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use k8s_openapi::api::core::v1::{Node, Taint, Toleration};
 use kube::ResourceExt;
@@ -9,7 +12,8 @@ use rtc_operator_api::{REVOKE_ANNOTATION, ROTATE_ANNOTATION, RtcCluster, spec, s
 
 use super::{
     Error,
-    dereference::{Observed, TurnPod},
+    dereference::{Observed, SignalingPod, TurnPod},
+    poll::SignalingReport,
     secrets::{self, Component, Lack},
     validate::Verdict,
 };
@@ -50,6 +54,8 @@ pub struct Plan {
     pub files: String,
     /// The TURN nodes.
     pub nodes: Vec<PlannedNode>,
+    /// Whether the signaling pods send clients to these nodes already.
+    pub handed_out: bool,
     /// The key ring.
     pub ring: rotation::Next,
     /// Who has read it.
@@ -72,7 +78,7 @@ pub struct PlannedNode {
     /// Its pod.
     pub pod: String,
     /// Its addresses.
-    pub addresses: Vec<std::net::IpAddr>,
+    pub addresses: Vec<IpAddr>,
     /// Whether clients are sent there.
     pub serving: bool,
     /// Why not.
@@ -104,6 +110,8 @@ pub enum Reason {
     NotReady(String),
     /// Its pod has not read the key that signs.
     Keys,
+    /// Its pod tells peers another address than clients are sent to.
+    Unread,
 }
 
 /// Decides.
@@ -159,6 +167,7 @@ pub fn plan(
     let tolerations = daemonset::tolerations(&turn.value);
     let nodes = nodes(cluster, observed, &moves, &signing, &tolerations);
     let fleet = fleet(cluster, observed, &nodes, turn_waits.is_some());
+    let handed_out = signaling_knows(observed, &fleet);
     let files = format!("{}-{}{}", ring.ring.revision, fleet.revision, secrets::version(observed));
 
     let version = observed.ring_version.as_deref();
@@ -210,7 +219,12 @@ pub fn plan(
         .collect();
     let waits = signaling_waits.is_some() || turn_waits.is_some();
     let rest = if waits { SECRETS } else { rest(observed, build.name) };
-    let requeue = requeue(observed, &ring, &moves, &nodes, rest);
+    let late = observed
+        .signaling
+        .iter()
+        .filter_map(|pod| pod.report.as_ref())
+        .any(|report| !hands_out(report, &fleet));
+    let requeue = requeue(observed, &ring, &moves, &nodes, late, rest);
     Ok(Plan {
         acts,
         objects,
@@ -219,6 +233,7 @@ pub fn plan(
         refresh,
         files,
         nodes,
+        handed_out,
         ring,
         readers,
         template,
@@ -269,11 +284,12 @@ fn highest(cluster: &RtcCluster, observed: &Observed) -> u64 {
 }
 
 fn signaling_knows(observed: &Observed, fleet: &Fleet) -> bool {
-    observed.signaling.iter().filter(|pod| pod.running && !pod.terminating).all(|pod| {
-        pod.report
-            .as_ref()
-            .is_some_and(|report| report.fleet_revision.as_deref() == Some(fleet.revision.as_str()))
-    })
+    let knows = |pod: &SignalingPod| pod.report.as_ref().is_some_and(|report| hands_out(report, fleet));
+    observed.signaling.iter().filter(|pod| pod.running && !pod.terminating).all(knows)
+}
+
+fn hands_out(report: &SignalingReport, fleet: &Fleet) -> bool {
+    report.fleet_revision.as_deref() == Some(fleet.revision.as_str())
 }
 
 /// Who signs what TURN pods verify.
@@ -316,7 +332,9 @@ fn nodes(
                 Resolved::Found(addresses) => (addresses, None),
                 Resolved::Missing(reason) => (Vec::new(), Some(Reason::Address(reason))),
             };
-            let reason = missing.or_else(|| excluded(pod, moves.get(&pod.name), cordoned, served, signing));
+            let reason = missing
+                .or_else(|| excluded(pod, moves.get(&pod.name), cordoned, served, signing))
+                .or_else(|| (!served && !advertises(pod, &addresses)).then_some(Reason::Unread));
             PlannedNode {
                 node: name.to_owned(),
                 pod: pod.name.clone(),
@@ -406,6 +424,16 @@ fn excluded(
     (!verifies).then_some(Reason::Keys)
 }
 
+/// Whether the pod tells peers the addresses that clients are sent to; a family that it does not relay is another matter.
+fn advertises(pod: &TurnPod, addresses: &[IpAddr]) -> bool {
+    let advertised = pod.report.iter().flat_map(|report| &report.relay_addresses);
+    advertised.into_iter().all(|advertised| {
+        let mut same =
+            addresses.iter().filter(|address| address.is_ipv4() == advertised.is_ipv4()).peekable();
+        same.peek().is_none() || same.any(|address| address == advertised)
+    })
+}
+
 fn fleet(cluster: &RtcCluster, observed: &Observed, nodes: &[PlannedNode], waits: bool) -> Fleet {
     let turn = &cluster.spec.turn;
     let before = observed.fleet.as_ref().filter(|_| waits).map(|fleet| fleet.listeners.clone());
@@ -445,12 +473,16 @@ fn requeue(
     ring: &rotation::Next,
     moves: &BTreeMap<String, Move>,
     nodes: &[PlannedNode],
+    late: bool,
     rest: u64,
 ) -> u64 {
     let under_way = matches!(ring.waiting, Waiting::Verifiers | Waiting::Signers)
         || !ring.events.is_empty()
         || !moves.is_empty()
-        || nodes.iter().any(|node| matches!(node.reason, Some(Reason::Draining | Reason::Keys)));
+        || late
+        || nodes
+            .iter()
+            .any(|node| matches!(node.reason, Some(Reason::Draining | Reason::Keys | Reason::Unread)));
     if under_way {
         return WAITING;
     }

@@ -22,6 +22,8 @@ pub struct TurnReport {
     pub allocations: i64,
     /// Whether it refuses new ones.
     pub draining: bool,
+    /// The addresses that it tells peers; at most one a family.
+    pub relay_addresses: Vec<IpAddr>,
 }
 
 /// The ring of a TURN pod.

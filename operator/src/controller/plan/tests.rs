@@ -1,8 +1,11 @@
 #![allow(clippy::unwrap_used)]
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+use rtc_operator_api::RtcClusterStatus;
 use serde_json::{Value, json};
 
 use super::*;
 use crate::controller::{
+    conditions::{self, Counts},
     dereference::SignalingPod,
     poll::{SignalingReport, SignalingRing, TurnReport, TurnRing},
     validate::validate,
@@ -134,6 +137,45 @@ fn a_node_serves_once_its_pod_has_the_key_that_signs() {
     observed.turn[1].report = Some(TurnReport::default());
     let plan = decide(&cluster(), &observed);
     assert_eq!(plan.nodes[1].reason, Some(Reason::Keys));
+}
+
+#[test]
+fn a_node_serves_once_its_pod_tells_peers_the_address_that_clients_are_sent_to() {
+    let (_, mut observed) = settled(&cluster(), &["w1", "w2"], 100);
+    observed.fleet.as_mut().unwrap().nodes.retain(|node| node.node == "w1");
+    let mut reason = |advertised: &str| {
+        observed.turn[1].report.as_mut().unwrap().relay_addresses = vec![advertised.parse().unwrap()];
+        let plan = decide(&cluster(), &observed);
+        (plan.nodes[1].reason.clone(), plan.requeue)
+    };
+    assert_eq!(reason("10.0.0.7"), (Some(Reason::Unread), WAITING));
+    assert_eq!(reason("192.0.2.2").0, None);
+    // a family that clients are not sent to
+    assert_eq!(reason("2001:db8::1").0, None);
+    // One that serves is not taken out while its new address is being read.
+    observed.fleet.as_mut().unwrap().nodes[0].serving = true;
+    observed.turn[0].report.as_mut().unwrap().relay_addresses = vec!["10.0.0.7".parse().unwrap()];
+    assert!(decide(&cluster(), &observed).nodes[0].serving);
+}
+
+#[test]
+fn turn_is_available_once_signaling_pods_send_clients_there_and_stays_so() {
+    let (_, mut observed) = settled(&cluster(), &["w1"], 100);
+    let available = |cluster: &RtcCluster, observed: &Observed| {
+        let plan = decide(cluster, observed);
+        let facts = conditions::facts(cluster, observed, &plan, &validate(cluster), Counts::default(), None);
+        let facts = conditions::conditions(facts, &[], None, &Time(Timestamp::UNIX_EPOCH));
+        let turn = facts.iter().find(|condition| condition.type_ == "TurnAvailable").unwrap();
+        (turn.reason.clone(), plan.requeue, facts)
+    };
+    let (reason, requeue, settled) = available(&cluster(), &observed);
+    assert_eq!((reason.as_str(), requeue), ("NodesServe", RESYNC));
+    observed.signaling[0].report.as_mut().unwrap().fleet_revision = Some("older".into());
+    let (reason, requeue, _) = available(&cluster(), &observed);
+    assert_eq!((reason.as_str(), requeue), ("NotHandedOut", WAITING));
+    let mut before = cluster();
+    before.status = Some(RtcClusterStatus { conditions: settled, ..RtcClusterStatus::default() });
+    assert_eq!(available(&before, &observed).0, "NodesServe");
 }
 
 #[test]
