@@ -1,12 +1,12 @@
-//! Datagrams from one worker's clients to another's: a bounded queue per worker, a parcel per batch,
-//! and one wake-up however many parcels wait.
+//! What one worker has for another: datagrams from its clients to the other's, and of clients that the other
+//! serves. A bounded queue per worker, a parcel per batch, and one wake-up however many parcels wait.
 
-use crate::tcp::Connection;
+use crate::{tcp::Connection, worker::Association};
 use mio::Waker;
-use rtc_turn_proto::RelayId;
+use rtc_turn_proto::{Flow, RelayId};
 use std::{
     collections::VecDeque,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -16,17 +16,27 @@ use std::{
 
 /// Parcels that may wait for one worker.
 const MAX_PARCELS: usize = 1024;
-/// Connections that may wait for one worker.
+/// Connections and associations that may wait for one worker.
 const MAX_ARRIVALS: usize = 1024;
 /// Bytes that may wait for one worker, as a socket's receive buffer bounds them.
 const MAX_BYTES: usize = 4 << 20;
 
-/// To whom, at which of this server's relayed addresses, and from which.
+/// What a datagram is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Label {
-    pub(crate) relay: RelayId,
-    pub(crate) to: SocketAddr,
-    pub(crate) from: SocketAddr,
+pub(crate) enum Label {
+    /// Data for one of this server's relayed addresses, and from which.
+    Peer { relay: RelayId, to: SocketAddr, from: SocketAddr },
+    /// As a client sent it, that came to another worker's socket of the listener that is the flow's link; and the
+    /// address that it came to, where that has to be named.
+    Client { flow: Flow, to: Option<IpAddr> },
+}
+
+/// A client that another worker is to serve from now on.
+#[derive(Debug)]
+pub(crate) enum Arrival {
+    Stream(Box<Connection>),
+    /// And its messages that have not been handled.
+    Association(Box<Association>, Vec<Vec<u8>>),
 }
 
 /// Datagrams for one worker.
@@ -58,8 +68,8 @@ struct Door {
     /// Whether its worker has been woken, and has not looked since.
     woken: AtomicBool,
     waker: OnceLock<Arc<Waker>>,
-    /// Connections of clients that its worker is to serve.
-    arrivals: Mutex<VecDeque<Box<Connection>>>,
+    /// Clients that its worker is to serve.
+    arrivals: Mutex<VecDeque<Arrival>>,
 }
 
 /// All workers' queues.
@@ -121,19 +131,21 @@ impl Post {
         refused
     }
 
-    /// Has another worker serve this connection, which is closed when too many wait there.
-    pub(crate) fn hand_over(&self, worker: u16, connection: Box<Connection>) {
-        let Some(door) = self.doors.0.get(usize::from(worker)) else { return };
+    /// Has another worker serve this client. `false`, and the client is left, when too many wait there.
+    pub(crate) fn hand_over(&self, worker: u16, client: Arrival) -> bool {
+        let Some(door) = self.doors.0.get(usize::from(worker)) else { return false };
         let mut arrivals = door.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
-        if arrivals.len() < MAX_ARRIVALS {
-            arrivals.push_back(connection);
-            drop(arrivals);
-            door.wake();
+        if arrivals.len() >= MAX_ARRIVALS {
+            return false;
         }
+        arrivals.push_back(client);
+        drop(arrivals);
+        door.wake();
+        true
     }
 
-    /// The next connection that this worker is to serve.
-    pub(crate) fn arrived(&self) -> Option<Box<Connection>> {
+    /// The next client that this worker is to serve.
+    pub(crate) fn arrived(&self) -> Option<Arrival> {
         self.doors.0.get(self.own)?.arrivals.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
     }
 
@@ -194,7 +206,7 @@ mod tests {
     }
 
     fn label(relay: u32) -> Label {
-        Label {
+        Label::Peer {
             relay: RelayId(relay),
             to: "192.0.2.1:50000".parse().unwrap(),
             from: "192.0.2.1:50002".parse().unwrap(),

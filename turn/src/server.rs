@@ -18,7 +18,7 @@ use crate::{
 use prometheus_client::registry::Registry;
 use rtc_credentials::{Fleet, KeyRing, RingError, Secret, Transport};
 use rtc_service::{clock::unix_now, config, net::BindError};
-use rtc_turn_proto::{self as proto, Nonces, Now, Quotas, Reservations, Share, dtls::Cookies};
+use rtc_turn_proto::{self as proto, Mobility, Nonces, Now, Quotas, Reservations, Share, dtls::Cookies};
 use std::{
     io,
     net::SocketAddr,
@@ -161,6 +161,7 @@ impl Server {
         let peers = reload::peer_policy(&config, fleet.as_ref(), &addresses);
         let nonces = Nonces::new(random()?, NONCE_LIFETIME);
         let cookies = Cookies::new(random()?);
+        let mobility = if config.mobility { Some(Mobility::new(random()?)) } else { None };
         let directory = Arc::new(Directory::new(config.relay_ports));
         let (doors, parcels) = Doors::new(config.workers);
         let mut workers = Vec::new();
@@ -171,6 +172,7 @@ impl Server {
             proto_config.channels = config.channels;
             proto_config.stun_only = config.stun_only;
             proto_config.behaviour = behaviour;
+            proto_config.mobility.clone_from(&mobility);
             proto_config.share = Share { index, count: config.workers };
             let mut server = proto::Server::new(
                 proto_config,
@@ -191,6 +193,7 @@ impl Server {
                 channels: config.channels,
                 certificate: certificate.clone(),
                 cookies: cookies.clone(),
+                mobility: mobility.clone(),
                 proxies: config.proxy_protocol.clone().into(),
                 handshake_timeout: config.handshake_timeout,
                 max_handshakes: config.max_handshakes,

@@ -101,6 +101,9 @@ pub struct Settings {
     /// Answer STUN Binding requests alone: no TURN, no keys, no relay ports
     #[arg(long, env = "RTC_TURN_STUN_ONLY")]
     pub stun_only: bool,
+    /// Let no client take its allocation to another address (RFC 8016)
+    #[arg(long, env = "RTC_TURN_FORBID_MOBILITY")]
+    pub forbid_mobility: bool,
     /// Accept channel numbers 0x5000 to 0x7FFF too, which old clients and turnutils_uclient draw from
     #[arg(long, env = "RTC_TURN_RFC5766_CHANNELS")]
     pub rfc5766_channels: bool,
@@ -344,6 +347,8 @@ pub struct Config {
     pub channels: Channels,
     /// Load balancers, whose connections begin with a PROXY header.
     pub proxy_protocol: Vec<IpNet>,
+    /// Whether clients may take their allocations to other addresses (RFC 8016).
+    pub mobility: bool,
     /// Whether Binding requests are all that is answered.
     pub stun_only: bool,
     /// How long calls may go on after SIGTERM.
@@ -513,6 +518,7 @@ impl Settings {
             alternate_address: self.alternate_address,
             channels: if self.rfc5766_channels { Channels::Rfc5766 } else { Channels::Rfc8656 },
             proxy_protocol: self.proxy_protocol,
+            mobility: !self.forbid_mobility,
             stun_only: self.stun_only,
             drain_timeout: self.drain_timeout.map_or(Duration::from_secs(3600), Duration::from),
             file: None,

@@ -144,6 +144,7 @@ fn add(total: &mut Counters, one: &Counters) {
     traffic(&mut total.to_clients, &one.to_clients);
     total.allocations += one.allocations;
     total.live += one.live;
+    total.moves += one.moves;
     total.bindings += one.bindings;
     total.errors.iter_mut().zip(one.errors).for_each(|(to, from)| *to += from);
     total.drops.iter_mut().zip(one.drops).for_each(|(to, from)| *to += from);
@@ -161,6 +162,8 @@ impl Collector for Telemetry {
         count(encoder, "rtc_turn_allocations_created", "Allocations that began", counters.allocations)?;
         let help = "Datagrams from client to client that were handed over without a system call";
         count(encoder, "rtc_turn_short_cuts", help, total.work.short_cuts)?;
+        let help = "Times that a client took its allocation to another address";
+        count(encoder, "rtc_turn_moves", help, counters.moves)?;
         count(encoder, "rtc_turn_bindings", "Binding requests answered", counters.bindings)?;
         let errors: Vec<_> = ErrorCode::ALL
             .iter()

@@ -78,6 +78,8 @@ types! {
     RESPONSE_ORIGIN = 0x802B;
     /// RFC 5780, section 7.4.
     OTHER_ADDRESS = 0x802C;
+    /// RFC 8016, section 3.3.
+    MOBILITY_TICKET = 0x8030;
 }
 
 /// The value does not have the form that its attribute asks for.

@@ -10,7 +10,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use std::net::SocketAddr;
 
 /// A client's credentials, and what the server asked for in its last challenge.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Client {
     username: String,
     password: String,
@@ -18,9 +18,11 @@ pub struct Client {
     rng: StdRng,
     /// Whether to take the server's offer of SHA-256 (RFC 8489, section 9.2.3).
     pub prefer_sha256: bool,
+    /// The last ticket that the server gave (RFC 8016).
+    pub ticket: Option<Vec<u8>>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Challenge {
     realm: Vec<u8>,
     nonce: Vec<u8>,
@@ -63,6 +65,7 @@ impl Client {
             challenge: None,
             rng: StdRng::seed_from_u64(seed),
             prefer_sha256: false,
+            ticket: None,
         }
     }
 
@@ -127,6 +130,21 @@ impl Client {
         })
     }
 
+    /// Allocate, for UDP over IPv4, with a ticket to take it to other addresses by (RFC 8016).
+    pub fn allocate_mobile(&mut self) -> Vec<u8> {
+        self.request(Method::ALLOCATE, |w| {
+            w.raw(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0]).raw(attr::MOBILITY_TICKET, &[]);
+        })
+    }
+
+    /// Refresh with the ticket, to be sent from another address than before (RFC 8016).
+    pub fn move_here(&mut self, lifetime: u32) -> Vec<u8> {
+        let ticket = self.ticket.clone().unwrap_or_default();
+        self.request(Method::REFRESH, |w| {
+            w.u32(attr::LIFETIME, lifetime).raw(attr::MOBILITY_TICKET, &ticket);
+        })
+    }
+
     /// CreatePermission.
     pub fn create_permission(&mut self, peer: SocketAddr) -> Vec<u8> {
         self.request(Method::CREATE_PERMISSION, |w| {
@@ -186,6 +204,9 @@ impl Client {
                 _ => Answer::Other,
             },
             (Class::Success, method) if method == Method::BINDING || self.is_authentic(&message) => {
+                if let Some(ticket) = message.raw(attr::MOBILITY_TICKET) {
+                    self.ticket = Some(ticket.to_vec());
+                }
                 let relayed = message.get::<XorRelayedAddress>().ok().flatten().map(|a| a.0);
                 let lifetime = message.get::<Lifetime>().ok().flatten().map(|l| l.0);
                 Answer::Success { relayed, lifetime }

@@ -34,6 +34,8 @@ drops! {
     NoAllocation = "no_allocation";
     /// ChannelData of a channel that is not bound.
     NoChannel = "no_channel";
+    /// Data for a client that is between two addresses.
+    ClientAway = "client_away";
     /// Data to or from a peer without a permission.
     NoPermission = "no_permission";
     /// The peer policy says no.
@@ -78,6 +80,8 @@ pub struct Counters {
     pub allocations: u64,
     /// Allocations that are live.
     pub live: u64,
+    /// Times that a client has taken its allocation to another address (RFC 8016).
+    pub moves: u64,
     /// Binding requests that were answered.
     pub bindings: u64,
     /// Error responses by [`ErrorCode`]'s index.
@@ -93,6 +97,7 @@ impl Default for Counters {
             to_clients: Default::default(),
             allocations: 0,
             live: 0,
+            moves: 0,
             bindings: 0,
             errors: [0; ErrorCode::ALL.len()],
             drops: [0; Drop::ALL.len()],

@@ -1,4 +1,5 @@
-//! The errors that a request may get (RFC 8489, section 14.8, and RFC 8656, section 19).
+//! The errors that a request may get (RFC 8489, section 14.8, RFC 8656, section 19, RFC 6062, section 6.3,
+//! and RFC 8016, section 3.4).
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $code:literal, $phrase:literal;)*) => {
@@ -34,6 +35,8 @@ codes! {
     Unauthenticated = 401, "Unauthenticated";
     /// The peer is not allowed.
     Forbidden = 403, "Forbidden";
+    /// Allocations may not change the address of their client, or this one may not go there.
+    MobilityForbidden = 405, "Mobility Forbidden";
     /// An attribute that must be understood is not.
     UnknownAttribute = 420, "Unknown Attribute";
     /// There is no allocation where one is needed, or one where none may be.

@@ -17,7 +17,8 @@
 //!
 //! One [`Server`] belongs to one worker and shares nothing on a packet's way with another: each has
 //! its part of the relay ports, and what they have in common, the nonces' secret, the
-//! [`Quotas`] and the [`Reservations`], is touched only where an allocation begins or ends.
+//! [`Quotas`] and the [`Reservations`], is touched only where an allocation begins or ends; [`Mobility`]
+//! where a client has changed its address, and may come to any of them.
 //!
 //! [`dtls`] is the door of a DTLS listener: whom to ask for a cookie. [`proxy_protocol`] is what a load
 //! balancer says before a stream.
@@ -37,6 +38,7 @@ mod error_code;
 pub mod framing;
 pub mod integrity;
 mod message;
+mod mobility;
 mod nonce;
 mod peers;
 mod ports;
@@ -51,6 +53,7 @@ pub use counters::{Counters, Drop, Traffic};
 pub use error_code::ErrorCode;
 pub use integrity::{LongTermKey, PasswordAlgorithm};
 pub use message::{Class, Message, Method, ParseError, TransactionId, Writer};
+pub use mobility::Mobility;
 pub use nonce::Nonces;
 pub use peers::{PeerPolicy, Verdict};
 pub use quotas::{Elsewhere, Limits, Quotas};

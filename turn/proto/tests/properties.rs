@@ -36,6 +36,7 @@ enum Step {
     Gone { flow: u16 },
     Pass { seconds: u64 },
     Busy { port: u16 },
+    Move { from: u16, to: u16, lifetime: u32, old_ticket: bool },
     Junk { flow: u16, bytes: Vec<u8> },
     Mangled { flow: u16, at: usize, byte: u8 },
 }
@@ -43,7 +44,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let (f, p) = (0..FLOWS, 0..PEERS.len());
     prop_oneof![
-        4 => (f.clone(), 0u8..5).prop_map(|(flow, kind)| Step::Allocate { flow, kind }),
+        5 => (f.clone(), 0u8..7).prop_map(|(flow, kind)| Step::Allocate { flow, kind }),
         2 => (f.clone(), prop_oneof![Just(0), Just(600), Just(3600), any::<u32>()])
             .prop_map(|(flow, lifetime)| Step::Refresh { flow, lifetime }),
         3 => (f.clone(), p.clone()).prop_map(|(flow, peer)| Step::Permit { flow, peer }),
@@ -65,6 +66,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => prop_oneof![Just(29u64), Just(299), Just(301), Just(601), 0u64..4000]
             .prop_map(|seconds| Step::Pass { seconds }),
         1 => (50_000u16..50_020).prop_map(|port| Step::Busy { port }),
+        4 => (f.clone(), f.clone(), prop_oneof![8 => Just(600), 1 => Just(0)], prop_oneof![8 => Just(false), 1 => Just(true)])
+            .prop_map(|(from, to, lifetime, old_ticket)| Step::Move { from, to, lifetime, old_ticket }),
         2 => (f.clone(), proptest::collection::vec(any::<u8>(), 0..60))
             .prop_map(|(flow, bytes)| Step::Junk { flow, bytes }),
         2 => (f, 0usize..120, any::<u8>()).prop_map(|(flow, at, byte)| Step::Mangled { flow, at, byte }),
@@ -76,7 +79,7 @@ fn flow(n: u16) -> Flow {
     if n.is_multiple_of(2) { common::flow(n) } else { common::stream(n) }
 }
 
-/// What a client was told: until when it may exchange with an address, and over which channel.
+/// What an allocation's client was told: until when it may exchange with an address, and over which channel.
 #[derive(Default)]
 struct Known {
     permitted: HashMap<std::net::IpAddr, u64>,
@@ -91,6 +94,7 @@ fn allocate(c: &mut Client, kind: u8) -> Vec<u8> {
             2 => w.raw(attr::EVEN_PORT, &[0]),
             3 => w.raw(attr::ADDITIONAL_ADDRESS_FAMILY, &[2, 0, 0, 0]),
             4 => w.raw(attr::REQUESTED_ADDRESS_FAMILY, &[2, 0, 0, 0]),
+            5 | 6 => w.raw(attr::MOBILITY_TICKET, &[]),
             _ => w,
         };
     })
@@ -103,7 +107,10 @@ proptest! {
     fn any_sequence_keeps_the_promises(steps in proptest::collection::vec(step(), 1..80)) {
         let mut world = World::with(Limits { per_user: Some(QUOTA), total: Some(8) }, |_| {});
         let mut clients: Vec<Client> = (0..FLOWS).map(|n| world.client(if n < 4 { "a" } else { "b" })).collect();
+        // by allocation, and which allocation is a flow's: one that moves may have two
         let mut known: Vec<Known> = (0..FLOWS).map(|_| Known::default()).collect();
+        let mut whose: Vec<usize> = (0..usize::from(FLOWS)).collect();
+        let mut old_tickets: Vec<Option<Vec<u8>>> = vec![None; usize::from(FLOWS)];
         let mut relayed: Vec<Option<std::net::SocketAddr>> = vec![None; usize::from(FLOWS)];
         let mut denied = false;
         for step in steps {
@@ -115,7 +122,8 @@ proptest! {
                     let fresh = world.client(if n < 4 { "a" } else { "b" });
                     let mut client = fresh;
                     if let Answer::Success { relayed: at, .. } = world.ask(&flow(n), &mut client, |c| allocate(c, kind)) {
-                        known[i] = Known::default();
+                        whose[i] = known.len();
+                        known.push(Known::default());
                         relayed[i] = at;
                         clients[i] = client;
                     }
@@ -128,7 +136,7 @@ proptest! {
                     let i = usize::from(n);
                     let target = peer(PEERS[p]);
                     if let Answer::Success { .. } = world.ask(&flow(n), &mut clients[i], |c| c.create_permission(target)) {
-                        known[i].permitted.insert(target.ip(), now + 300);
+                        known[whose[i]].permitted.insert(target.ip(), now + 300);
                     }
                 }
                 Step::Bind { flow: n, peer: p, number } => {
@@ -136,8 +144,8 @@ proptest! {
                     let target = peer(PEERS[p]);
                     if let Answer::Success { .. } = world.ask(&flow(n), &mut clients[i], |c| c.channel_bind(number, target)) {
                         prop_assert_ne!(target, peer("10.0.0.1:22"));
-                        known[i].permitted.insert(target.ip(), now + 300);
-                        known[i].channels.insert(number, (target, now + 600));
+                        known[whose[i]].permitted.insert(target.ip(), now + 300);
+                        known[whose[i]].channels.insert(number, (target, now + 600));
                     }
                 }
                 Step::Send { flow: n, peer: p } => {
@@ -147,14 +155,14 @@ proptest! {
                     if let Outcome::Relayed { peer: to, .. } = world.send(&flow(n), &packet) {
                         prop_assert_eq!(to, target);
                         prop_assert_ne!(target, peer("10.0.0.1:22"));
-                        prop_assert!(known[i].permitted.get(&target.ip()).is_some_and(|end| *end > now));
+                        prop_assert!(known[whose[i]].permitted.get(&target.ip()).is_some_and(|end| *end > now));
                     }
                 }
                 Step::Channel { flow: n, number } => {
                     let mut packet = Vec::new();
                     channel_data::write(number, b"x", false, &mut packet);
                     if let Outcome::Relayed { peer: to, .. } = world.send(&flow(n), &packet) {
-                        let bound = known[usize::from(n)].channels.get(&number);
+                        let bound = known[whose[usize::from(n)]].channels.get(&number);
                         prop_assert!(bound.is_some_and(|(target, end)| *target == to && *end > now));
                     }
                 }
@@ -182,7 +190,8 @@ proptest! {
                     let i = usize::from(n);
                     let mut client = world.client(if n < 4 { "a" } else { "b" });
                     if let Answer::Success { relayed: at, .. } = world.ask(&flow(n), &mut client, Client::allocate_tcp) {
-                        known[i] = Known::default();
+                        whose[i] = known.len();
+                        known.push(Known::default());
                         relayed[i] = at;
                         clients[i] = client;
                     }
@@ -223,6 +232,27 @@ proptest! {
                 Step::ConnectionEnds { which } => {
                     if let Some(id) = world.connections.iter().nth(which).copied() {
                         world.connection_ends(id);
+                    }
+                }
+                Step::Move { from, to, lifetime, old_ticket } => {
+                    let (from, i) = (usize::from(from), usize::from(to));
+                    let mut client = clients[from].clone();
+                    let shown = client.ticket.clone();
+                    if old_ticket {
+                        client.ticket.clone_from(&old_tickets[from]);
+                    }
+                    let before = (world.open.len(), world.quotas.total(), world.server.counters().live);
+                    let answer = world.ask(&flow(to), &mut client, |c| c.move_here(lifetime));
+                    let after = (world.open.len(), world.quotas.total(), world.server.counters().live);
+                    if let Answer::Success { .. } = answer {
+                        prop_assert!(!old_ticket || client.ticket == shown || old_tickets[from] == shown);
+                        prop_assert!(lifetime == 0 || before == after, "a move takes nothing and gives nothing back");
+                        whose[i] = whose[from];
+                        relayed[i] = relayed[from];
+                        old_tickets[i] = shown;
+                        clients[i] = client;
+                    } else {
+                        prop_assert_eq!(before, after);
                     }
                 }
                 Step::Rules { deny } => {
@@ -271,6 +301,7 @@ proptest! {
         world.pass(4000);
         prop_assert_eq!(world.open.len(), 0, "every port came back");
         prop_assert_eq!(world.connections.len(), 0, "every connection ended");
+        prop_assert!(world.mobility.is_some_and(|mobility| mobility.is_empty()), "nobody is elsewhere");
         prop_assert_eq!((world.quotas.total(), world.server.counters().live), (0, 0));
         prop_assert_eq!(world.server.poll_timeout(), None);
     }

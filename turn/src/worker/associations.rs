@@ -4,11 +4,12 @@ use super::{After, Handshakes, IDLE, Listener, TURNS, Worker, core::Core};
 use crate::{
     dtls::{Config, MAX_MESSAGE, Messages, Over, Session},
     places::Places,
+    post::{Arrival, Label},
     udp::{Outbox, Via},
 };
 use rtc_credentials::Transport;
 use rtc_turn_proto::{
-    Drop, Flow, Now,
+    Drop, Flow, Mobility, Now,
     dtls::{Cookies, Hello},
 };
 use slab::Slab;
@@ -39,6 +40,12 @@ struct Path {
 }
 
 impl Path {
+    /// What other workers know it by.
+    fn flow(self) -> Flow {
+        let (transport, link) = (Transport::Dtls, self.listener as u64);
+        Flow { transport, client: self.client, server: self.server, link }
+    }
+
     fn send(self, outbox: &mut Outbox, datagram: &[u8]) {
         outbox.push(Via::Listener(self.listener), self.client, self.source, false, |out| {
             out.extend_from_slice(datagram);
@@ -47,8 +54,9 @@ impl Path {
     }
 }
 
+/// One client's.
 #[derive(Debug)]
-struct Association {
+pub(crate) struct Association {
     path: Path,
     flow: Flow,
     session: Session,
@@ -65,6 +73,7 @@ pub(super) struct Associations {
     /// What new ones begin with.
     pub(super) config: Option<Arc<Config>>,
     cookies: Cookies,
+    mobility: Option<Mobility>,
     slab: Slab<Association>,
     by_path: HashMap<Path, usize>,
     timers: BTreeSet<(Instant, usize)>,
@@ -77,10 +86,16 @@ pub(super) struct Associations {
 }
 
 impl Associations {
-    pub(super) fn new(config: Option<Arc<Config>>, cookies: Cookies, max_handshakes: usize) -> Self {
+    pub(super) fn new(
+        config: Option<Arc<Config>>,
+        cookies: Cookies,
+        mobility: Option<Mobility>,
+        max_handshakes: usize,
+    ) -> Self {
         Self {
             config,
             cookies,
+            mobility,
             slab: Slab::new(),
             by_path: HashMap::new(),
             timers: BTreeSet::new(),
@@ -110,6 +125,13 @@ impl Associations {
         handshakes: &mut Handshakes,
     ) {
         let held = self.by_path.get(&path).copied();
+        if held.is_none()
+            && let Some(worker) = self.mobility.as_ref().and_then(|m| m.worker_of(&path.flow()))
+            && worker != core.index
+        {
+            let label = Label::Client { flow: path.flow(), to: path.source };
+            return core.post.push(worker, label, datagram);
+        }
         let index = match (Hello::parse(datagram), held) {
             (None, Some(index)) => index,
             (None, None) => return core.server.count_drop(Drop::NoAssociation),
@@ -148,17 +170,104 @@ impl Associations {
             handshakes.done_dtls += 1;
             association.last_seen = now.instant;
         }
-        for message in messages.iter() {
+        let mut leaves = None;
+        for (n, message) in messages.iter().enumerate() {
             association.last_seen = now.instant;
-            if core.client(now, flow, message) == After::Reply {
-                let Core { reply, outbox, .. } = core;
-                result = result.and_then(|()| session.send(reply, buffer, |out| path.send(outbox, out)));
+            match core.client(now, flow, message) {
+                After::Reply => {
+                    let Core { reply, outbox, .. } = core;
+                    result = result.and_then(|()| session.send(reply, buffer, |out| path.send(outbox, out)));
+                }
+                After::HandOver(worker) => {
+                    leaves = Some((worker, messages.iter().skip(n).map(<[u8]>::to_vec).collect()));
+                    break;
+                }
+                After::Nothing | After::Bind(_) => {}
             }
             association.has_allocated |= core.server.holds(flow);
         }
         set_timer(timers, index, association, now.instant);
-        if result == Err(Over) {
-            self.end(index, core, handshakes);
+        match leaves {
+            _ if result == Err(Over) => self.end(index, core, handshakes),
+            Some((worker, messages)) => self.hand_over(index, worker, messages, core),
+            None => {}
+        }
+    }
+
+    /// Handles a datagram that came to another worker's socket.
+    pub(super) fn receive_from_worker(
+        &mut self,
+        now: Now,
+        flow: Flow,
+        source: Option<IpAddr>,
+        datagram: &[u8],
+        core: &mut Core,
+        handshakes: &mut Handshakes,
+    ) {
+        let path = Path { listener: flow.link as usize, client: flow.client, server: flow.server, source };
+        if self.by_path.contains_key(&path) {
+            self.receive(now, path, datagram, core, handshakes);
+        } else {
+            core.server.count_drop(Drop::NoAssociation);
+        }
+    }
+
+    /// Another worker serves this association from now on, as its client's allocation is there.
+    fn hand_over(&mut self, index: usize, worker: u16, messages: Vec<Vec<u8>>, core: &mut Core) {
+        let Some(association) = self.slab.try_remove(index) else { return };
+        let path = association.path;
+        self.by_path.remove(&path);
+        self.timers.remove(&(association.due, index));
+        self.places.give(path.client.ip(), true);
+        let Some(mobility) = &self.mobility else { return };
+        // where its datagrams go that come in here; the other worker takes it back at the end
+        mobility.leave(&path.flow(), core.index);
+        let entered = mobility.enter(&path.flow(), worker);
+        if entered && !core.post.hand_over(worker, Arrival::Association(Box::new(association), messages)) {
+            mobility.leave(&path.flow(), worker);
+        }
+    }
+
+    /// Takes over another worker's association, and handles the messages that it brought along.
+    pub(super) fn adopt(
+        &mut self,
+        now: Now,
+        mut association: Association,
+        messages: &[Vec<u8>],
+        core: &mut Core,
+        handshakes: &mut Handshakes,
+    ) {
+        let path = association.path;
+        if self.by_path.contains_key(&path) || !self.places.take(path.client.ip()) {
+            // who is not served here may begin anew where they come in
+            self.forget_path(&path, core.index);
+            return;
+        }
+        self.places.established(path.client.ip());
+        let index = self.slab.vacant_key();
+        self.serial += 1;
+        association.flow.link = (self.serial << 24) | index as u64;
+        self.by_path.insert(path, index);
+        self.timers.insert((association.due, index));
+        self.slab.insert(association);
+        for message in messages {
+            let Some(association) = self.slab.get_mut(index) else { return };
+            let flow = association.flow;
+            let answered = core.client(now, &flow, message) == After::Reply;
+            let Core { reply, outbox, .. } = core;
+            let sent = !answered
+                || association.session.send(reply, &mut self.buffer, |out| path.send(outbox, out)).is_ok();
+            association.has_allocated |= core.server.holds(&flow);
+            if !sent {
+                return self.end(index, core, handshakes);
+            }
+        }
+    }
+
+    /// Datagrams of that path are served where they come in again.
+    fn forget_path(&self, path: &Path, own: u16) {
+        if let Some(mobility) = &self.mobility {
+            mobility.leave(&path.flow(), own);
         }
     }
 
@@ -240,6 +349,7 @@ impl Associations {
         let Some(mut association) = self.slab.try_remove(index) else { return };
         let path = association.path;
         self.by_path.remove(&path);
+        self.forget_path(&path, core.index);
         self.timers.remove(&(association.due, index));
         let established = association.session.is_established();
         self.places.give(path.client.ip(), established);

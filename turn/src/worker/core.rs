@@ -14,7 +14,10 @@ use rtc_credentials::Transport;
 use rtc_turn_proto::{
     self as proto, ClientAction, ConnectionId, Drop, Flow, Now, PeerRoute, RelayId, channel_data::Channels,
 };
-use std::{io, net::SocketAddr};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+};
 
 /// What a stream or socket is to do after a client's message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,6 +137,29 @@ impl Core {
         after
     }
 
+    /// Handles one datagram of a client, which came to the listener that is the flow's link, at the address
+    /// `to` where that has to be named. Returns the worker that is to handle it instead.
+    pub(super) fn datagram(
+        &mut self,
+        now: Now,
+        flow: &Flow,
+        to: Option<IpAddr>,
+        datagram: &[u8],
+    ) -> Option<u16> {
+        match self.client(now, flow, datagram) {
+            After::Reply => {
+                let Self { outbox, reply, .. } = self;
+                outbox.push(Via::Listener(flow.link as usize), flow.client, to, false, |out| {
+                    out.extend_from_slice(reply);
+                    true
+                });
+                None
+            }
+            After::HandOver(worker) => Some(worker),
+            After::Nothing | After::Bind(_) => None,
+        }
+    }
+
     /// Adds the answer, if there is one, to what a stream is sent. Returns how to go on with it.
     pub(super) fn answer(&self, after: After, replies: &mut Vec<u8>) -> Next {
         if matches!(after, After::Reply | After::Bind(_)) {
@@ -222,31 +248,47 @@ impl Core {
         if itself || !self.addresses.is_advertised(from.ip()) {
             return Some(kernel);
         }
-        let label = Label { relay: holder.relay, to: peer, from };
         if holder.worker != self.index {
+            let label = Label::Peer { relay: holder.relay, to: peer, from };
             return Some(Way::Across(holder.worker, label));
         }
-        self.arrive(now, &label).map(Way::Here)
+        self.arrive(now, holder.relay, peer, from).map(Way::Here)
     }
 
     /// What a datagram that arrives at the relay socket meets. `None` is counted.
-    fn arrive(&mut self, now: Now, label: &Label) -> Option<PeerRoute> {
+    fn arrive(&mut self, now: Now, relay: RelayId, to: SocketAddr, from: SocketAddr) -> Option<PeerRoute> {
         // a letter may be late: the allocation gone, its number another's
-        if self.server.relayed_address(label.relay) != Some(label.to) {
+        if self.server.relayed_address(relay) != Some(to) {
             self.server.count_drop(Drop::NoAllocation);
             return None;
         }
-        self.server.route_from_peer(now, label.relay, label.from, 1)
+        self.server.route_from_peer(now, relay, from, 1)
     }
 
-    /// Datagrams from another worker's clients.
-    pub(super) fn letters(&mut self, now: Now, parcel: &Parcel) {
+    /// Datagrams from another worker. Those of clients over DTLS are for `dtls`.
+    pub(super) fn letters(
+        &mut self,
+        now: Now,
+        parcel: &Parcel,
+        mut dtls: impl FnMut(&mut Self, Flow, Option<IpAddr>, &[u8]),
+    ) {
         let mut last = None;
         for (label, datagram) in parcel.letters() {
-            let route = match last {
-                Some((same, route)) if same == label => route,
-                _ => {
-                    let Some(route) = self.arrive(now, &label) else { continue };
+            let route = match (label, last) {
+                (Label::Client { flow, to }, _) if flow.transport == Transport::Dtls => {
+                    dtls(self, flow, to, datagram);
+                    continue;
+                }
+                (Label::Client { flow, to }, _) => {
+                    // a letter is not sent on, lest it travel for ever
+                    if self.datagram(now, &flow, to, datagram).is_some() {
+                        self.server.count_drop(Drop::NoAllocation);
+                    }
+                    continue;
+                }
+                (_, Some((same, route))) if same == label => route,
+                (Label::Peer { relay, to, from }, _) => {
+                    let Some(route) = self.arrive(now, relay, to, from) else { continue };
                     last = Some((label, route));
                     route
                 }

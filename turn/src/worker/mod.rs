@@ -10,12 +10,13 @@ use crate::{
     certificate::Certificate,
     directory::Directory,
     listen::Bound,
-    post::{Doors, Parcel, Post},
+    post::{Arrival, Doors, Label, Parcel, Post},
     relay::{Addresses, Relays},
     tcp::Connection,
     telemetry::{Published, Work},
     udp::{Inbox, Udp, Via},
 };
+pub(crate) use associations::Association;
 use associations::Associations;
 use core::{After, Core};
 use ipnet::IpNet;
@@ -23,7 +24,7 @@ use mio::{Events, Interest, Poll, Token, Waker, event::Event, net::TcpListener};
 use rtc_credentials::{KeyRing, Transport};
 use rtc_service::clock::unix_now;
 use rtc_turn_proto::{
-    self as proto, Drop, Flow, Now, PeerPolicy, RelayId, channel_data::Channels, dtls::Cookies,
+    self as proto, Drop, Flow, Mobility, Now, PeerPolicy, RelayId, channel_data::Channels, dtls::Cookies,
 };
 use rustls::ServerConfig;
 use slab::Slab;
@@ -168,6 +169,8 @@ pub(crate) struct Setup {
     pub(crate) certificate: Option<Arc<Certificate>>,
     /// The same for all workers.
     pub(crate) cookies: Cookies,
+    /// The same for all workers.
+    pub(crate) mobility: Option<Mobility>,
     pub(crate) proxies: Arc<[IpNet]>,
     pub(crate) handshake_timeout: Duration,
     pub(crate) max_handshakes: usize,
@@ -215,7 +218,7 @@ impl Worker {
             connections: Slab::new(),
             tls,
             proxies: setup.proxies,
-            associations: Associations::new(dtls, setup.cookies, setup.max_handshakes),
+            associations: Associations::new(dtls, setup.cookies, setup.mobility, setup.max_handshakes),
             handshakes: Handshakes {
                 timeout: setup.handshake_timeout,
                 max: setup.max_handshakes,
@@ -357,12 +360,8 @@ impl Worker {
                 let server = SocketAddr::new(train.to.unwrap_or(address.ip()), address.port());
                 let flow = Flow { transport: Transport::Udp, client: train.from, server, link: index as u64 };
                 for datagram in train.datagrams() {
-                    if core.client(now, &flow, datagram) == After::Reply {
-                        let Core { outbox, reply, .. } = core;
-                        outbox.push(Via::Listener(index), flow.client, train.to, false, |out| {
-                            out.extend_from_slice(reply);
-                            true
-                        });
+                    if let Some(worker) = core.datagram(now, &flow, train.to, datagram) {
+                        core.post.push(worker, Label::Client { flow, to: train.to }, datagram);
                     }
                 }
             }
@@ -413,8 +412,14 @@ impl Worker {
 
     fn receive_from_workers(&mut self, now: Now) -> bool {
         self.core.post.look();
-        while let Some(connection) = self.core.post.arrived() {
-            self.adopt(now, *connection);
+        while let Some(client) = self.core.post.arrived() {
+            match client {
+                Arrival::Stream(connection) => self.adopt(now, *connection),
+                Arrival::Association(association, messages) => {
+                    let Self { associations, core, handshakes, .. } = self;
+                    associations.adopt(now, *association, &messages, core, handshakes);
+                }
+            }
         }
         let mut drained = false;
         for _ in 0..PARCELS {
@@ -422,7 +427,10 @@ impl Worker {
                 drained = true;
                 break;
             };
-            self.core.letters(now, &parcel);
+            let Self { core, associations, handshakes, .. } = self;
+            core.letters(now, &parcel, |core, flow, source, datagram| {
+                associations.receive_from_worker(now, flow, source, datagram, core, handshakes);
+            });
             self.flush();
         }
         self.flush_dirty();
@@ -441,7 +449,10 @@ impl Worker {
                 }
                 return;
             }
-            let Some(connection) = connections.get_mut(index).filter(|c| c.flow == *flow) else { return };
+            let Some(connection) = connections.get_mut(index).filter(|c| c.flow == *flow) else {
+                server.count_drop(Drop::SendFailed);
+                return;
+            };
             if !connection.push(frame) {
                 server.count_drop(Drop::QueueFull);
             }

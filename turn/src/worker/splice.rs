@@ -2,7 +2,7 @@
 //! whoever reads slowly slows down who sends to them, and nobody else.
 
 use super::{CONNECTION, MAX_CONNECTIONS, PEER, TURNS, Worker, core::Core, token};
-use crate::tcp::Connection;
+use crate::{post::Arrival, tcp::Connection};
 use mio::Interest;
 use rtc_turn_proto::{ConnectionId, Now, RelayId};
 use std::{
@@ -215,7 +215,7 @@ impl Worker {
         let Some(mut connection) = self.connections.try_remove(index) else { return };
         // one that cannot be taken is closed, as when there is no room for it here
         if self.poll.registry().deregister(&mut connection.stream).is_ok() {
-            self.core.post.hand_over(worker, Box::new(connection));
+            self.core.post.hand_over(worker, Arrival::Stream(Box::new(connection)));
         }
     }
 

@@ -26,7 +26,7 @@ async fn server() -> (Handle, TempDir) {
     (start(with_dtls(dir.path(), &listen)).await, dir)
 }
 
-async fn connect(server: &Handle) -> DtlsClient {
+pub(crate) async fn connect(server: &Handle) -> DtlsClient {
     within("the handshake", DtlsClient::connect(address(server, Transport::Dtls))).await
 }
 

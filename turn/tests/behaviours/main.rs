@@ -13,6 +13,7 @@ mod library_clients;
 mod lifecycle;
 mod load;
 mod lost_datagrams;
+mod mobility;
 mod proxy_protocol;
 mod reference;
 mod relaying;

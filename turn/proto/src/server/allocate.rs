@@ -61,7 +61,8 @@ impl Server {
             };
             return self.refuse(&request, code, reply);
         }
-        let result = self.wish(request.flow, request.message).and_then(|wish| self.begin(&request, wish));
+        let wish = self.wish(request.flow, request.message);
+        let result = wish.and_then(|wish| self.begin(&request, wish));
         result.unwrap_or_else(|code| self.refuse(&request, code, reply))
     }
 
@@ -148,6 +149,7 @@ impl Server {
     }
 
     fn begin<'p>(&mut self, request: &Request<'_, '_>, wish: Wish) -> Result<ClientAction<'p>, ErrorCode> {
+        let mobile = self.wants_ticket(request.message)?;
         let index = self.allocations.vacant_key();
         let mut reserve = None;
         let tcp = request.message.get::<RequestedTransport>() == Ok(Some(RequestedTransport(TCP)));
@@ -185,6 +187,7 @@ impl Server {
         allocation.opening = Some(Box::new(opening));
         allocation.address_error = lacks;
         allocation.connections = tcp.then(Vec::new);
+        allocation.mobile = mobile.then(Box::default);
         self.insert(allocation, request.who.signed_by.as_ref());
         Ok(ClientAction::Open(open))
     }
@@ -400,6 +403,7 @@ impl Server {
             token: None,
             address_error: None,
             connections: None,
+            mobile: None,
             meter: self.bandwidth.map(|rate| Box::new(Meter::new(rate, now.instant))),
             opening: None,
         }
@@ -421,6 +425,7 @@ impl Server {
 
     /// The success response, from what the allocation says of itself.
     fn announce(&mut self, index: usize, now: Instant, sha256: bool, reply: &mut Vec<u8>) {
+        let ticket = self.ticket(index);
         let Some(allocation) = self.allocations.get(index) else { return };
         reply.clear();
         let mut w = Writer::new(reply, Class::Success, Method::ALLOCATE, allocation.transaction);
@@ -432,6 +437,9 @@ impl Server {
         w.u32(attr::LIFETIME, left.as_secs() as u32);
         if let Some(token) = allocation.token {
             w.raw(attr::RESERVATION_TOKEN, &token);
+        }
+        if let Some(ticket) = ticket {
+            w.raw(attr::MOBILITY_TICKET, &ticket);
         }
         if let Some((family, code)) = allocation.address_error {
             let code = code.code();

@@ -1,6 +1,6 @@
 //! What an allocation is (RFC 8656, section 6).
 
-use super::{Flow, RelayId};
+use super::{Flow, RelayId, mobility::Mobile};
 use crate::{
     ErrorCode, LongTermKey, PasswordAlgorithm, PeerPolicy, TransactionId, Verdict, Writer,
     attributes::{ConnectionId, Family},
@@ -21,6 +21,7 @@ pub(super) const CHANNEL_LIFETIME: Duration = Duration::from_secs(600);
 
 #[derive(Debug)]
 pub(super) struct Allocation {
+    /// Where data for the client goes.
     pub(super) flow: Flow,
     /// The transaction that made it, to know its retransmissions by.
     pub(super) transaction: TransactionId,
@@ -43,6 +44,8 @@ pub(super) struct Allocation {
     pub(super) address_error: Option<(Family, ErrorCode)>,
     /// Connections with peers; `Some` for a TCP allocation (RFC 6062), which relays nothing else.
     pub(super) connections: Option<Vec<ConnectionId>>,
+    /// `Some` when its client has a ticket (RFC 8016).
+    pub(super) mobile: Option<Box<Mobile>>,
     /// What it may relay, where that is bounded.
     pub(super) meter: Option<Box<Meter>>,
     /// `Some` until all its relay sockets are open.
@@ -126,6 +129,11 @@ impl Allocation {
         } else {
             w.integrity_sha1(self.key.expose())
         };
+    }
+
+    /// Whether its client is nowhere, and may come back by its ticket (RFC 8016).
+    pub(super) fn is_away(&self) -> bool {
+        self.mobile.as_ref().is_some_and(|mobile| mobile.is_away)
     }
 
     pub(super) fn relay_for(&self, ip: &IpAddr) -> Option<RelayId> {

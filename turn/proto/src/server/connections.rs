@@ -57,6 +57,8 @@ impl Server {
         if held.len() >= self.config.max_connections {
             return Err(ErrorCode::InsufficientCapacity);
         }
+        // a TCP allocation has no data on its control connection to say that its client has moved
+        self.heard(index, request.flow);
         let state = State::Connecting(request.message.id(), request.who.sha256);
         let connection = self.enter_connection(request.now, index, peer, state);
         Ok(ClientAction::Connect { connection, relay, peer })

@@ -43,6 +43,7 @@ impl Server {
     ) -> ClientAction<'p> {
         let Some((number, payload)) = channel_data::parse(packet) else { return self.drop(Drop::Malformed) };
         let Some(index) = self.find(flow) else { return self.drop(Drop::NoAllocation) };
+        self.heard(index, flow);
         let Some(allocation) = self.allocations.get_mut(index) else {
             return self.drop(Drop::NoAllocation);
         };
@@ -71,6 +72,7 @@ impl Server {
             return self.drop(Drop::Malformed);
         }
         let Some(index) = self.find(flow) else { return self.drop(Drop::NoAllocation) };
+        self.heard(index, flow);
         let Some(allocation) = self.allocations.get(index) else { return self.drop(Drop::NoAllocation) };
         if allocation.connections.is_some() {
             return self.drop(Drop::Unexpected);
@@ -115,6 +117,9 @@ impl Server {
         let index = self.relays.get(relay.0 as usize).map(|relay| relay.allocation);
         let index = index.ok_or(Drop::NoAllocation)?;
         let allocation = self.allocations.get(index).ok_or(Drop::NoAllocation)?;
+        if allocation.is_away() {
+            return Err(Drop::ClientAway);
+        }
         let metered = allocation.meter.is_some().then_some((index, now.instant));
         let bound = allocation.channels.iter().find(|c| c.peer == peer && c.expires > now.instant);
         if let Some(channel) = bound {
@@ -169,7 +174,7 @@ impl Server {
         out: &mut Vec<u8>,
     ) -> Option<Flow> {
         let entry = self.relays.get_mut(relay.0 as usize)?;
-        let allocation = self.allocations.get(entry.allocation)?;
+        let allocation = self.allocations.get(entry.allocation).filter(|a| !a.is_away())?;
         // addresses alone count, not ports
         let permitted = allocation.permission(&peer.ip(), now.instant).is_some();
         if !permitted || !icmp.is_relayed(Family::of(&peer.ip())) {

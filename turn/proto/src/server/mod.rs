@@ -7,12 +7,13 @@ mod behaviour;
 mod bindings;
 mod connections;
 mod data;
+mod mobility;
 mod refresh;
 mod requests;
 mod timers;
 
 use crate::{
-    PeerPolicy, PortRange, Quotas, Reservations, Transport,
+    Mobility, PeerPolicy, PortRange, Quotas, Reservations, Transport,
     attributes::{ConnectionId, Family},
     bandwidth::{Direction, Meter},
     budget::{ErrorBudget, Rate},
@@ -128,6 +129,8 @@ pub struct Config {
     pub stun_only: bool,
     /// The sockets by which clients learn how their NAT behaves (RFC 5780), if there are two addresses.
     pub behaviour: Option<Behaviour>,
+    /// Tickets for clients that change their address (RFC 8016), the same for all workers; `None` forbids it.
+    pub mobility: Option<Mobility>,
 }
 
 impl Config {
@@ -148,6 +151,7 @@ impl Config {
             channels: Channels::default(),
             stun_only: false,
             behaviour: None,
+            mobility: None,
         }
     }
 }
@@ -202,7 +206,7 @@ pub enum ClientAction<'p> {
         /// The peer's side.
         connection: ConnectionId,
     },
-    /// Let that worker handle the message, and all that follows on this stream.
+    /// Let that worker handle the message, and all that follows on a stream or of a DTLS association.
     HandOver {
         /// By its [`Share::index`].
         worker: u16,
@@ -366,6 +370,9 @@ impl Server {
         packet: &'p [u8],
         reply: &mut Vec<u8>,
     ) -> ClientAction<'p> {
+        if let Some(worker) = self.served_by(flow) {
+            return ClientAction::HandOver { worker };
+        }
         match packet.first() {
             Some(&first) if self.config.channels.starts(first) => self.handle_channel_data(now, flow, packet),
             Some(0x00..=0x3F) => {
@@ -376,9 +383,11 @@ impl Server {
         }
     }
 
-    /// A connection is closed: its allocation ends.
+    /// A connection is closed: its allocation ends, unless the client has a ticket to take it to another.
     pub fn client_gone(&mut self, flow: &Flow) {
-        if let Some(index) = self.find(flow) {
+        if let Some(index) = self.find(flow)
+            && !self.outlives(index, flow)
+        {
             self.remove(index);
         }
     }
@@ -415,8 +424,10 @@ impl Server {
     /// Ends an allocation: its relay sockets close and their ports come back.
     fn remove(&mut self, index: usize) {
         let Some(allocation) = self.allocations.try_remove(index) else { return };
-        self.by_flow.remove(&allocation.flow);
-        self.last = None;
+        self.leave(&allocation.flow, index);
+        if let Some(next) = allocation.mobile.and_then(|mobile| mobile.next) {
+            self.leave(&next, index);
+        }
         if allocation.opening.is_none() {
             self.counters.live -= 1;
         }

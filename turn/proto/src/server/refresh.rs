@@ -1,4 +1,4 @@
-//! Refresh (RFC 8656, section 8.2), and how long an allocation lives.
+//! Refresh (RFC 8656, section 8.2, and RFC 8016, section 3.2.2), and how long an allocation lives.
 
 use super::{
     Server,
@@ -17,21 +17,30 @@ impl Server {
         asked.min(self.config.max_lifetime).max(self.config.default_lifetime)
     }
 
+    /// Whether the request `moves` the allocation to its flow, and whether it is by a ticket, so that the answer
+    /// holds the next.
     pub(super) fn refresh(
         &mut self,
         request: &Request<'_, '_>,
         index: usize,
+        moves: bool,
+        by_ticket: bool,
         reply: &mut Vec<u8>,
     ) -> Result<(), ErrorCode> {
         let lifetime = request.message.get::<Lifetime>().map_err(|_| ErrorCode::BadRequest)?;
         let family = request.message.get::<RequestedAddressFamily>().map_err(|_| ErrorCode::BadRequest)?;
-        let allocation = self.allocations.get_mut(index).ok_or(ErrorCode::AllocationMismatch)?;
+        let allocation = self.allocations.get(index).ok_or(ErrorCode::AllocationMismatch)?;
         let held = |family: Family| allocation.relays[family as usize].is_some();
         let only = match family {
             Some(RequestedAddressFamily(Some(family))) if held(family) => Some(family),
             Some(_) => return Err(ErrorCode::PeerAddressFamilyMismatch),
             None => None,
         };
+        if moves {
+            self.arrive(request, index)?;
+        }
+        let allocation = self.allocations.get(index).ok_or(ErrorCode::AllocationMismatch)?;
+        let held = |family: Family| allocation.relays[family as usize].is_some();
         let granted = if lifetime == Some(Lifetime(0)) {
             let dual = held(Family::V4) && held(Family::V6);
             match only {
@@ -47,8 +56,12 @@ impl Server {
             }
             granted
         };
+        let ticket = if by_ticket { self.ticket(index) } else { None };
         let mut w = Writer::new(reply, Class::Success, Method::REFRESH, request.message.id());
         w.u32(attr::LIFETIME, granted.as_secs() as u32);
+        if let Some(ticket) = ticket {
+            w.raw(attr::MOBILITY_TICKET, &ticket);
+        }
         self.software(Method::REFRESH, &mut w);
         protect(&mut w, &request.who);
         Ok(())

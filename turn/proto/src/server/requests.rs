@@ -125,6 +125,13 @@ impl Server {
             }
             known = self.allocation_of(id);
         }
+        let shown = self.shown(message);
+        if let (None, Some(Ok(named))) = (allocation, &shown) {
+            if named.worker != self.config.share.index && named.worker < self.config.share.count {
+                return ClientAction::HandOver { worker: named.worker };
+            }
+            known = self.named(named);
+        }
         let who = match self.authenticate(now, flow, message, known) {
             Ok(who) => who,
             Err(code) => return self.refuse_stranger(now, flow, message.method(), message.id(), code, reply),
@@ -133,23 +140,26 @@ impl Server {
             return self.refuse_unknown(now, flow, message, &[], Some(&who), reply);
         }
         let request = Request { message, flow, now, who };
-        let result = match (message.method(), allocation) {
-            (Method::ALLOCATE, existing) => return self.allocate(request, existing, reply),
-            (Method::REFRESH | Method::CREATE_PERMISSION | Method::CHANNEL_BIND | Method::CONNECT, None) => {
-                Err(ErrorCode::AllocationMismatch)
-            }
-            (Method::CONNECTION_BIND, None) if is_stream(flow.transport) => {
+        let result = match (message.method(), allocation, shown) {
+            (Method::ALLOCATE, existing, _) => return self.allocate(request, existing, reply),
+            (Method::REFRESH, held, Some(shown)) => self.refresh_by_ticket(&request, held, shown, reply),
+            (
+                Method::REFRESH | Method::CREATE_PERMISSION | Method::CHANNEL_BIND | Method::CONNECT,
+                None,
+                _,
+            ) => Err(ErrorCode::AllocationMismatch),
+            (Method::CONNECTION_BIND, None, _) if is_stream(flow.transport) => {
                 match self.connection_bind(&request, reply) {
                     Ok(action) => return action,
                     Err(code) => Err(code),
                 }
             }
-            (method, Some(index)) => match self.allocations.get(index) {
+            (method, Some(index), _) => match self.allocations.get(index) {
                 Some(a) if a.opening.is_some() => Err(ErrorCode::AllocationMismatch),
                 // RFC 8656, section 5
                 Some(a) if a.username != request.who.username => Err(ErrorCode::WrongCredentials),
                 _ => match method {
-                    Method::REFRESH => self.refresh(&request, index, reply),
+                    Method::REFRESH => self.refresh(&request, index, false, false, reply),
                     Method::CREATE_PERMISSION => self.create_permission(&request, index, reply),
                     Method::CHANNEL_BIND => self.channel_bind(&request, index, reply),
                     Method::CONNECT => match self.connect(&request, index) {

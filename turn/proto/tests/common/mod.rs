@@ -3,8 +3,8 @@
 
 use rtc_credentials::{Credential, Key, KeyRing, KeyState, Secret, mint};
 use rtc_turn_proto::{
-    ClientAction, Config, ConnectionId, Flow, Limits, Nonces, Now, OpenRelay, PeerPolicy, PortRange, Quotas,
-    RelayAddresses, RelayId, Reservations, Server, Share, Transport,
+    ClientAction, Config, ConnectionId, Flow, Limits, Mobility, Nonces, Now, OpenRelay, PeerPolicy,
+    PortRange, Quotas, RelayAddresses, RelayId, Reservations, Server, Share, Transport,
     client::{Answer, Client},
 };
 use std::{
@@ -32,6 +32,8 @@ pub enum Outcome {
 pub struct World {
     pub server: Server,
     pub quotas: Arc<Quotas>,
+    /// Tickets, and who serves clients that have moved; `None` when they may not.
+    pub mobility: Option<Mobility>,
     pub ring: KeyRing,
     pub now: Now,
     /// Open relay sockets and their ports.
@@ -100,17 +102,20 @@ impl World {
     pub fn with(limits: Limits, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::new("example.org", Nonces::new([9; 32], 3600));
         config.relay_ports = ports();
+        config.mobility = Some(Mobility::new([7; 32]));
         change(&mut config);
         Self::assemble(config, &Quotas::new(limits), &Reservations::new())
     }
 
-    /// Workers of one server, that share quotas and reservations.
+    /// Workers of one server, that share quotas, reservations and clients that have moved.
     pub fn workers(count: u16) -> Vec<Self> {
         let (quotas, reservations) = (Quotas::new(Limits::default()), Reservations::new());
+        let mobility = Mobility::new([7; 32]);
         let worker = |index| {
             let mut config = Config::new("example.org", Nonces::new([9; 32], 3600));
             config.relay_ports = ports();
             config.share = Share { index, count };
+            config.mobility = Some(mobility.clone());
             Self::assemble(config, &quotas, &reservations)
         };
         (0..count).map(worker).collect()
@@ -122,13 +127,27 @@ impl World {
             RelayAddresses { v4: Some([10, 0, 0, 1].into()), v6: Some("2a00::1".parse().unwrap()) };
         let (keys, peers) = (Arc::new(ring.clone()), Arc::new(policy()));
         let (quotas, reservations) = (Arc::clone(quotas), Arc::clone(reservations));
+        let mobility = config.mobility.clone();
         let server = Server::new(config, keys, peers, Arc::clone(&quotas), reservations, addresses, [3; 32]);
         let start = Instant::now();
         let now = Now { instant: start, unix: EPOCH };
         let (open, busy, connections) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
         let (notices, clients) = (Vec::new(), Cell::new(0));
         let connecting = BTreeSet::new();
-        Self { server, quotas, ring, now, open, busy, notices, connections, connecting, start, clients }
+        Self {
+            server,
+            quotas,
+            mobility,
+            ring,
+            now,
+            open,
+            busy,
+            notices,
+            connections,
+            connecting,
+            start,
+            clients,
+        }
     }
 
     pub fn pass(&mut self, seconds: u64) {

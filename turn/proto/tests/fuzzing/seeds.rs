@@ -105,6 +105,12 @@ const END: &[u8] = &[2, 4, 0, 0, 0, 0];
 const HOUR: &[u8] = &[2, 4, 0, 0, 0x0E, 0x10];
 const CHANNEL: &[u8] = &[3, 4, 0x40, 0, 0, 0];
 const DATA: &[u8] = &[8, 2, 1, 2];
+const MOBILE: &[u8] = &[132];
+
+/// The ticket of a party.
+fn ticket(of: u8) -> [u8; 1] {
+    [128 + of]
+}
 
 fn peer(n: u8) -> [u8; 2] {
     [16, n]
@@ -132,7 +138,8 @@ pub(crate) fn stories() -> Seeds {
     let permit = |party, to| request(party, Method::CREATE_PERMISSION, &[&peer(to)]);
     let bind = |party, to| request(party, Method::CHANNEL_BIND, &[CHANNEL, &peer(to)]);
     let from_peer = |relay, from| vec![6, relay, from, 0, 9];
-    let stories: [(&'static str, &[Vec<u8>]); 12] = [
+    let arrive = |party, of| request(party, Method::REFRESH, &[&ticket(of)]);
+    let stories: [(&'static str, &[Vec<u8>]); 14] = [
         (
             "a-call",
             &[
@@ -233,6 +240,40 @@ pub(crate) fn stories() -> Seeds {
                 vec![3, 2, 30, 1],
                 vec![8, 2],
                 vec![3, 2, 0xFF, 0],
+            ],
+        ),
+        (
+            "a-client-moves",
+            &[
+                request(0, ALLOCATE, &[UDP, MOBILE]),
+                bind(0, 0),
+                arrive(1, 0),
+                from_peer(0, 0),
+                channel(0),
+                channel(1),
+                channel(0),
+                from_peer(0, 0),
+                vec![3, 1, 0xFF, 0],
+                arrive(0, 1),
+                request(1, ALLOCATE, &[UDP]),
+                send(0, 0),
+                request(0, Method::REFRESH, &[END]),
+            ],
+        ),
+        (
+            "a-connection-ends-and-its-client-comes-back",
+            &[
+                request(2, ALLOCATE, &[UDP, MOBILE]),
+                bind(2, 0),
+                vec![8, 2],
+                from_peer(0, 0),
+                arrive(3, 2),
+                channel(3),
+                arrive(0, 2),
+                arrive(2, 3),
+                vec![8, 3],
+                from_peer(0, 0),
+                pass(601),
             ],
         ),
         (

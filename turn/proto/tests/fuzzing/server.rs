@@ -102,7 +102,8 @@ struct Party {
     flow: Flow,
     client: Client,
     user: &'static str,
-    promised: Promised,
+    /// Which promises are its allocation's: a party that has moved has those of another.
+    promised: usize,
     /// The last packet, to be sent again.
     last: Vec<u8>,
     /// What a stream has brought of a frame.
@@ -112,6 +113,9 @@ struct Party {
 struct Story {
     world: World,
     parties: Vec<Party>,
+    promises: Vec<Promised>,
+    /// Which promises each ticket is of.
+    tickets: HashMap<Vec<u8>, usize>,
     /// Whether 8.8.8.0/24 is denied.
     denied: bool,
 }
@@ -140,7 +144,7 @@ impl Story {
             let server = server(if client.is_ipv4() { "203.0.113.1" } else { "2001:db8::1" });
             let (client_of, last, partial) = (world.client(user), Vec::new(), Vec::new());
             let flow = Flow { transport, client, server, link: 0 };
-            Party { flow, client: client_of, user, promised: Promised::default(), last, partial }
+            Party { flow, client: client_of, user, promised: 0, last, partial }
         };
         let parties = [
             (Transport::Udp, "198.51.100.7:1000", "a"),
@@ -149,7 +153,21 @@ impl Story {
             (Transport::Tls, "[2001:db8::7]:1000", "b"),
         ]
         .map(party);
-        Self { world, parties: parties.into(), denied: false }
+        let mut story = Self {
+            world,
+            parties: parties.into(),
+            promises: Vec::new(),
+            tickets: HashMap::new(),
+            denied: false,
+        };
+        (0..story.parties.len()).for_each(|n| story.begin(n));
+        story
+    }
+
+    /// What was promised at a party's flow is over, and anything may be promised anew.
+    fn begin(&mut self, n: usize) {
+        self.parties[n].promised = self.promises.len();
+        self.promises.push(Promised::default());
     }
 
     fn event(&mut self, bytes: &mut Bytes<'_>) {
@@ -215,11 +233,14 @@ impl Story {
 
     /// A request as its client would send it, or an indication.
     fn compose(&mut self, n: usize, class: Class, method: Method, attributes: &[Given<'_>]) -> Vec<u8> {
+        let tickets: Vec<_> =
+            self.parties.iter().map(|party| party.client.ticket.clone().unwrap_or_default()).collect();
         let write = |w: &mut Writer<'_>| {
             for given in attributes {
                 match *given {
                     Given::Peer(peer) => w.xor_address(attr::XOR_PEER_ADDRESS, peer),
                     Given::Raw(kind, value) => w.raw(kind, value),
+                    Given::Ticket(of) => w.raw(attr::MOBILITY_TICKET, &tickets[of % tickets.len()]),
                 };
             }
         };
@@ -261,10 +282,13 @@ impl Story {
     /// A whole packet, and what its sender makes of the answer.
     fn packet(&mut self, n: usize, packet: &[u8]) -> Option<Answer> {
         let flow = self.parties[n].flow;
-        let before = self.held();
+        let (before, begun) = (self.held(), self.world.server.counters().allocations);
         let outcome = self.world.send(&flow, packet);
         if !self.is_signed(packet) {
             assert_eq!(self.held(), before, "who proved nothing changes nothing");
+        }
+        if self.world.server.counters().allocations > begun {
+            self.begin(n);
         }
         self.parties[n].last = packet.to_vec();
         match outcome {
@@ -313,8 +337,7 @@ impl Story {
                 packet.len()
             );
         }
-        let party = &mut self.parties[n];
-        let answered = party.client.read(reply);
+        let answered = self.parties[n].client.read(reply);
         // one whose attributes overrun it is answered too
         let Ok(request) = Message::parse(packet) else { return answered };
         assert_eq!((answer.id(), answer.method()), (request.id(), request.method()));
@@ -323,18 +346,20 @@ impl Story {
             return answered;
         }
         let now = self.world.now.unix;
+        self.follow(n, &request, answer.raw(attr::MOBILITY_TICKET));
+        let promised = &mut self.promises[self.parties[n].promised];
         let peers = request.all::<XorPeerAddress>().flatten().map(|XorPeerAddress(peer)| peer);
         match request.method() {
             Method::CREATE_PERMISSION => {
-                party.promised.permitted.extend(peers.map(|peer| (peer.ip(), now + 300)));
+                promised.permitted.extend(peers.map(|peer| (peer.ip(), now + 300)));
             }
             Method::CHANNEL_BIND => {
                 let Ok(Some(ChannelNumber(number))) = request.get::<ChannelNumber>() else {
                     panic!("unbound")
                 };
                 for peer in peers.take(1) {
-                    party.promised.permitted.insert(peer.ip(), now + 300);
-                    party.promised.channels.insert(number, (peer, now + 600));
+                    promised.permitted.insert(peer.ip(), now + 300);
+                    promised.channels.insert(number, (peer, now + 600));
                 }
             }
             _ => {}
@@ -342,9 +367,20 @@ impl Story {
         answered
     }
 
+    /// A Refresh with a ticket has brought somebody's allocation to this party.
+    fn follow(&mut self, n: usize, request: &Message<'_>, given: Option<&[u8]>) {
+        let shown = request.raw(attr::MOBILITY_TICKET).filter(|_| request.method() == Method::REFRESH);
+        if let Some(shown) = shown {
+            self.parties[n].promised = *self.tickets.get(shown).expect("a ticket that was given");
+        }
+        if let Some(given) = given {
+            self.tickets.insert(given.to_vec(), self.parties[n].promised);
+        }
+    }
+
     fn relayed(&self, n: usize, packet: &[u8], to: SocketAddr) {
         self.may_reach(to);
-        let (promised, now) = (&self.parties[n].promised, self.world.now.unix);
+        let (promised, now) = (&self.promises[self.parties[n].promised], self.world.now.unix);
         match channel_data::parse(packet).filter(|_| Channels::Rfc8656.starts(packet[0])) {
             Some((number, _)) => {
                 let bound = promised.channels.get(&number);
@@ -383,7 +419,7 @@ impl Story {
 
     fn may_hear(&self, flow: &Flow, from: SocketAddr) {
         let party = self.parties.iter().find(|party| party.flow == *flow).expect("a client's flow");
-        let permitted = party.promised.permitted.get(&from.ip());
+        let permitted = self.promises[party.promised].permitted.get(&from.ip());
         assert!(permitted.is_some_and(|end| *end > self.world.now.unix), "{from}");
     }
 
@@ -408,9 +444,9 @@ impl Story {
         for (user, held) in self.world.quotas.top(9) {
             assert!(held <= LIMITS.per_user.unwrap(), "{user} holds {held}");
         }
-        for party in &mut self.parties {
-            if !self.world.server.holds(&party.flow) {
-                party.promised = Promised::default();
+        for n in 0..self.parties.len() {
+            if !self.world.server.holds(&self.parties[n].flow) {
+                self.begin(n);
             }
         }
     }
@@ -418,6 +454,7 @@ impl Story {
     /// Everything comes back: sockets, quotas, timers, and each port.
     fn end(mut self) {
         self.world.pass(4000);
+        assert!(self.world.mobility.as_ref().is_some_and(|mobility| mobility.is_empty()));
         assert_eq!((self.held(), self.world.server.poll_timeout()), ((0, 0, 0), None));
         self.world.busy.clear();
         self.world.quotas.set_limits(Limits::default());
@@ -441,6 +478,8 @@ fn rules(denied: bool) -> Arc<PeerPolicy> {
 enum Given<'a> {
     Peer(SocketAddr),
     Raw(u16, &'a [u8]),
+    /// That of a party, if it has one.
+    Ticket(usize),
 }
 
 fn attributes<'a>(bytes: &mut Bytes<'a>) -> Vec<Given<'a>> {
@@ -449,6 +488,8 @@ fn attributes<'a>(bytes: &mut Bytes<'a>) -> Vec<Given<'a>> {
         kind @ 0..16 => Given::Raw(KINDS[usize::from(kind)], bytes.short()),
         // a good form of what is asked for most
         16..128 => Given::Peer(peer(PEERS[usize::from(bytes.u8()) % PEERS.len()])),
+        of @ 128..132 => Given::Ticket(of.into()),
+        132 => Given::Raw(attr::MOBILITY_TICKET, &[]),
         _ => Given::Raw(bytes.u16(), bytes.short()),
     };
     (0..count).map(given).collect()

@@ -6,6 +6,7 @@ mod bandwidth;
 mod behaviour;
 #[path = "../common/mod.rs"]
 mod common;
+mod mobility;
 mod tcp_allocations;
 
 use common::{Outcome, World, flow, peer, policy, ring};
