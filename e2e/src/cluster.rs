@@ -77,6 +77,23 @@ impl Cluster {
         Ok(())
     }
 
+    /// Sees to it that the cluster measures its pods: brings metrics-server where there is none.
+    ///
+    /// # Errors
+    /// When it is not ready in time.
+    pub async fn metrics_server(&self) -> Result<()> {
+        let served =
+            self.kubectl(["get", "apiservice", "v1beta1.metrics.k8s.io", "--ignore-not-found"]).await?;
+        if served.is_empty() {
+            let manifest =
+                tokio::fs::read_to_string(repository_root().join("e2e/metrics-server.yaml")).await?;
+            self.apply("kube-system", &manifest).await?;
+        }
+        let wait = ["wait", "apiservice/v1beta1.metrics.k8s.io", "--for=condition=Available", "--timeout=2m"];
+        self.kubectl(wait).await.context("metrics-server does not answer")?;
+        Ok(())
+    }
+
     fn helm(&self) -> Command {
         let mut helm = Command::new("helm");
         helm.env("KUBECONFIG", &self.kubeconfig);
@@ -145,9 +162,12 @@ impl Cluster {
     pub async fn in_namespace<T>(&self, name: &str, body: impl AsyncFnOnce() -> Result<T>) -> Result<T> {
         self.make_namespace(name).await?;
         let outcome = body().await;
-        if outcome.is_err() {
+        if let Err(error) = &outcome {
+            // before and after what is long, so that it is found
+            eprintln!("──── {name} failed: {error:#}");
             self.dump(name).await;
             self.dump(OPERATOR_NAMESPACE).await;
+            eprintln!("──── {name} failed: {error:#}");
         }
         if std::env::var_os("RTC_E2E_KEEP").is_none() || outcome.is_ok() {
             let removed = self.remove_namespace(name).await;
