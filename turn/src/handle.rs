@@ -63,6 +63,10 @@ impl Handle {
         let errors: Vec<_> =
             self.0.telemetry.reload_errors().iter().map(|(what, error)| format!("{what}: {error}")).collect();
         let reload_error = (!errors.is_empty()).then(|| errors.join("; "));
+        let external = self.0.config.external_stun.as_ref().map(|stun| {
+            let known = &state.external;
+            serde_json::json!({"server": stun.server, "addresses": known.addresses, "error": known.error})
+        });
         let quota_store = self.0.telemetry.quota_store_up.as_ref();
         let quota_store = quota_store.map(|up| serde_json::json!({"up": up.load(Ordering::Relaxed)}));
         serde_json::json!({
@@ -75,6 +79,7 @@ impl Handle {
             "peerConnections": total.work.peer_connections,
             "draining": self.0.is_draining(),
             "relayAddresses": relay,
+            "external": external,
             "users": users,
             "reloadError": reload_error,
             "quotaStore": quota_store,

@@ -15,6 +15,7 @@
 //! | `certificate` | what both begin with, from files |
 //! | `relay` | the relay sockets, towards peers |
 //! | `peers` | connections with the peers of TCP allocations |
+//! | `external` | how this host is seen from outside, by STUN |
 //! | `directory` | which worker holds which relayed address |
 //! | `post` | datagrams from one worker's clients to another's |
 //! | `follow` | the files that change: settings, keys, certificate, fleet |
@@ -29,6 +30,7 @@
 mod certificate;
 mod directory;
 mod dtls;
+mod external;
 pub mod fleet_quota;
 mod follow;
 mod handle;

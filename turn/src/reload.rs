@@ -1,6 +1,7 @@
 //! Settings, keys and the fleet from files that change, and what follows for peers and relayed addresses.
 
 use crate::{
+    external::External,
     relay::Addresses,
     settings::{Config, FleetSource, RelayAddress, Settings, local_addresses, only_address},
     telemetry::PROBE_KEY,
@@ -60,12 +61,22 @@ pub(crate) fn parse_fleet(files: &Files) -> Result<Fleet, String> {
     Fleet::from_json(text).map_err(|e| e.to_string())
 }
 
-/// The addresses to relay from: given, or else this node's in the fleet file. Empty while it names
-/// none.
-pub(crate) fn relay_addresses(config: &Config, fleet: Option<&Fleet>) -> Vec<RelayAddress> {
+/// This node's addresses in the fleet file.
+fn of_node<'a>(config: &Config, fleet: Option<&'a Fleet>) -> &'a [IpAddr] {
     let node = config.fleet.as_ref().and_then(|source: &FleetSource| source.node.as_deref());
-    let (Some(node), Some(fleet)) = (node, fleet) else { return config.relay.clone() };
-    let advertised = fleet.nodes.iter().find(|n| n.node == node).map_or(&[][..], |n| &n.addresses);
+    let (Some(node), Some(fleet)) = (node, fleet) else { return &[] };
+    fleet.nodes.iter().find(|n| n.node == node).map_or(&[], |n| &n.addresses)
+}
+
+/// Whether the fleet file names addresses of this node.
+pub(crate) fn in_fleet(config: &Config, fleet: Option<&Fleet>) -> bool {
+    !of_node(config, fleet).is_empty()
+}
+
+/// The addresses to relay from: this node's in the fleet file, or else as given, and as seen from outside. Empty
+/// while the fleet file names none and none is given.
+pub(crate) fn relay_addresses(config: &Config, fleet: Option<&Fleet>, seen: &External) -> Vec<RelayAddress> {
+    let advertised = of_node(config, fleet);
     let local = local_addresses();
     let mut found: Vec<RelayAddress> = Vec::new();
     for &advertised in advertised {
@@ -82,7 +93,7 @@ pub(crate) fn relay_addresses(config: &Config, fleet: Option<&Fleet>) -> Vec<Rel
             found.push(RelayAddress { local, advertised });
         }
     }
-    if found.is_empty() { config.relay.clone() } else { found }
+    if found.is_empty() { seen.advertise(&config.relay) } else { found }
 }
 
 /// Whom clients may reach.
@@ -136,10 +147,11 @@ mod tests {
 
     #[test]
     fn a_node_relays_from_its_address_in_the_fleet() {
-        let found = relay_addresses(&config(&["127.0.0.9"], "w1"), Some(&fleet()));
+        let seen = External { addresses: vec!["198.51.100.9".parse().unwrap()], error: None };
+        let found = relay_addresses(&config(&["127.0.0.9"], "w1"), Some(&fleet()), &seen);
         assert_eq!(found, ["127.0.0.9,127.0.0.1".parse().unwrap()], "bound to what was given");
-        let found = relay_addresses(&config(&["127.0.0.9"], "w9"), Some(&fleet()));
-        assert_eq!(found, ["127.0.0.9".parse().unwrap()], "not in the file");
+        let found = relay_addresses(&config(&["127.0.0.9"], "w9"), Some(&fleet()), &seen);
+        assert_eq!(found, ["127.0.0.9,198.51.100.9".parse().unwrap()], "not in the file");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use crate::{
     certificate::Certificate,
     directory::Directory,
+    external::{self, External},
     fleet_quota,
     follow::{self, Files},
     handle::Handle,
@@ -125,6 +126,8 @@ pub(crate) struct State {
     pub(crate) ring: KeyRing,
     pub(crate) fleet: Option<Fleet>,
     pub(crate) relay: Vec<RelayAddress>,
+    /// What the STUN server told.
+    pub(crate) external: External,
     pub(crate) certificate: Option<Arc<Certificate>>,
     pub(crate) ready: Result<(), String>,
 }
@@ -137,7 +140,7 @@ impl Server {
     /// [`StartError`] says what to change.
     pub async fn start(config: Config) -> Result<Handle, StartError> {
         let (files, ring, fleet, certificate) = Files::read(&config)?;
-        let relay = reload::relay_addresses(&config, fleet.as_ref());
+        let relay = reload::relay_addresses(&config, fleet.as_ref(), &External::default());
         let addresses = Addresses::new(&relay);
         let quotas = Quotas::new(config.limits);
         if let Some(fleet) = &config.fleet_quota {
@@ -208,7 +211,9 @@ impl Server {
             published.push(counters);
         }
         let quota_store_up = config.fleet_quota.as_ref().map(|_| Arc::default());
-        let telemetry = Telemetry { workers: published, quota_store_up, ..Telemetry::default() };
+        let external_stun_up = config.external_stun.as_ref().map(|_| Arc::default());
+        let telemetry =
+            Telemetry { workers: published, quota_store_up, external_stun_up, ..Telemetry::default() };
         if let Some(certificate) = &certificate {
             telemetry.certificate_expires.store(certificate.expires, Ordering::Relaxed);
         }
@@ -220,6 +225,7 @@ impl Server {
             ring,
             fleet,
             relay,
+            external: External::default(),
             certificate,
             ready: Err("starting".into()),
         };
@@ -247,6 +253,9 @@ impl Server {
         follow::spawn(&shared, files, admin);
         if shared.config.fleet_quota.is_some() {
             until_stopped(&shared, fleet_quota::keep(Arc::clone(&shared)));
+        }
+        if shared.config.external_stun.is_some() {
+            until_stopped(&shared, external::keep(Arc::clone(&shared)));
         }
         let this = Arc::clone(&shared);
         until_stopped(&shared, async move {
@@ -334,8 +343,8 @@ impl Shared {
     }
 
     /// Tells the workers which peers and relayed addresses follow from settings and fleet.
-    fn set_addresses(&self, state: &mut State) {
-        let relay = reload::relay_addresses(&state.config, state.fleet.as_ref());
+    pub(crate) fn set_addresses(&self, state: &mut State) {
+        let relay = reload::relay_addresses(&state.config, state.fleet.as_ref(), &state.external);
         let addresses = Addresses::new(&relay);
         self.tell(&Command::Peers(reload::peer_policy(&state.config, state.fleet.as_ref(), &addresses)));
         if relay != state.relay {
@@ -390,6 +399,9 @@ impl Shared {
             let node = self.config.fleet.as_ref().and_then(|f| f.node.clone()).unwrap_or_default();
             return Err(format!("node {node:?} has no address in the fleet file yet"));
         }
+        if let Some(reason) = self.unadvertised() {
+            return Err(reason);
+        }
         let is_plain = |transport| matches!(transport, Transport::Udp | Transport::Tcp);
         let plain = self.local.iter().find(|(transport, _)| is_plain(*transport));
         let Some((transport, address)) = plain.or(self.local.first()) else {
@@ -408,6 +420,20 @@ impl Shared {
             readiness::probe(&server, &self.probe_secret, &self.name).await
         };
         probed.map_err(|e| e.to_string())
+    }
+
+    /// Why clients would be told an address that is nobody's outside: the STUN server has the say, and has not
+    /// said yet.
+    fn unadvertised(&self) -> Option<String> {
+        let server = &self.config.external_stun.as_ref()?.server;
+        let state = self.state();
+        let given = state.relay.iter().any(|relay| relay.local != relay.advertised);
+        let known = given || reload::in_fleet(&state.config, state.fleet.as_ref());
+        if known || self.config.stun_only || !state.external.addresses.is_empty() {
+            return None;
+        }
+        let why = state.external.error.as_deref().unwrap_or("it has not answered yet");
+        Some(format!("{server} has not said under which address this host is seen: {why}"))
     }
 
     pub(crate) fn drain(&self, deadline: Duration) {

@@ -1,6 +1,10 @@
 //! Flags, the configuration file, and the configuration that they resolve to.
 
-use crate::{fleet_quota::FleetQuota, listen};
+use crate::{
+    external,
+    fleet_quota::{FleetQuota, Store, StoreError},
+    listen,
+};
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use rtc_credentials::{Fleet, KeyRing, PortRange, Secret, Transport};
@@ -65,12 +69,21 @@ pub struct Settings {
     /// Allocations that one user may hold on all servers together that use the same --quota-store
     #[arg(long, env = "RTC_TURN_FLEET_USER_QUOTA", value_name = "N")]
     pub fleet_user_quota: Option<u32>,
-    /// Where servers tell each other what users hold: redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE]
+    /// Where servers tell each other what users hold: redis[s]://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE]
     #[arg(long, env = "RTC_TURN_QUOTA_STORE", value_name = "URL", hide_env_values = true)]
     pub quota_store: Option<SecretText>,
     /// A file that holds this URL, such as a mounted Secret; instead of --quota-store
     #[arg(long, env = "RTC_TURN_QUOTA_REDIS_URL_FILE", value_name = "FILE", conflicts_with = "quota_store")]
     pub quota_redis_url_file: Option<PathBuf>,
+    /// The authorities that may sign the certificate of a rediss:// store, as PEM [default: the system's]
+    #[arg(long, env = "RTC_TURN_QUOTA_REDIS_CA", value_name = "FILE")]
+    pub quota_redis_ca: Option<PathBuf>,
+    /// A certificate to show to a rediss:// store, as PEM
+    #[arg(long, env = "RTC_TURN_QUOTA_REDIS_CERT", value_name = "FILE", requires = "quota_redis_key")]
+    pub quota_redis_cert: Option<PathBuf>,
+    /// That certificate's key, as PEM
+    #[arg(long, env = "RTC_TURN_QUOTA_REDIS_KEY", value_name = "FILE", requires = "quota_redis_cert")]
+    pub quota_redis_key: Option<PathBuf>,
     /// While the store is away: go on by this server's own counts, or refuse new allocations [default:
     /// open]
     #[arg(long, env = "RTC_TURN_QUOTA_FAIL", value_enum)]
@@ -87,6 +100,10 @@ pub struct Settings {
     /// This node's name in the fleet file: its addresses there are advertised
     #[arg(long, env = "RTC_TURN_NODE", requires = "fleet_file")]
     pub node: Option<String>,
+    /// A STUN server that is asked, from the address to relay from, under which one this host is seen: that one is
+    /// advertised where no other is given
+    #[arg(long, env = "RTC_TURN_EXTERNAL_STUN", value_name = "HOST:PORT")]
+    pub external_stun: Option<StunServer>,
     /// A server that takes new clients while this one drains. Repeat for more
     #[arg(long, env = "RTC_TURN_ALTERNATE_SERVER", value_delimiter = ',', value_name = "ADDRESS:PORT")]
     pub alternate_server: Vec<SocketAddr>,
@@ -134,6 +151,11 @@ pub struct RelayAddress {
     /// What peers see: the same, unless a NAT translates it one to one.
     pub advertised: IpAddr,
 }
+
+/// Where a STUN server is, `HOST:PORT`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct StunServer(String);
 
 /// A range of ports as text, `MIN-MAX`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -198,6 +220,21 @@ impl FromStr for RelayAddress {
     }
 }
 
+impl FromStr for StunServer {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let host = text.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0));
+        match host {
+            // an IPv6 address without brackets would lose its last part to the port
+            Some((host, _)) if !host.is_empty() && (!host.contains(':') || host.starts_with('[')) => {
+                Ok(Self(text.to_owned()))
+            }
+            _ => Err(format!("{text:?} is no STUN server: write HOST:PORT, such as stun.example.com:3478")),
+        }
+    }
+}
+
 impl FromStr for Ports {
     type Err = String;
 
@@ -215,6 +252,12 @@ impl fmt::Display for Listen {
 impl fmt::Display for RelayAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{},{}", self.local, self.advertised)
+    }
+}
+
+impl fmt::Display for StunServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 
@@ -242,7 +285,7 @@ macro_rules! as_text {
     )*};
 }
 
-as_text!(Listen, RelayAddress, Ports);
+as_text!(Listen, RelayAddress, StunServer, Ports);
 
 /// A transport in lower case.
 pub(crate) fn transport_name(transport: Transport) -> &'static str {
@@ -270,6 +313,15 @@ pub struct TlsFiles {
     pub certificate: PathBuf,
     /// Its private key, as PEM.
     pub key: PathBuf,
+}
+
+/// A STUN server that tells how this host is seen from outside.
+#[derive(Clone, Debug)]
+pub struct ExternalStun {
+    /// `HOST:PORT`.
+    pub server: String,
+    /// How often it is asked while it answers.
+    pub every: Duration,
 }
 
 /// The fleet file, followed.
@@ -339,6 +391,8 @@ pub struct Config {
     pub admin: Option<SocketAddr>,
     /// The fleet file, if there is one.
     pub fleet: Option<FleetSource>,
+    /// Who tells how this host is seen from outside.
+    pub external_stun: Option<ExternalStun>,
     /// Who takes new clients while this server drains.
     pub alternates: Vec<SocketAddr>,
     /// The second address, of the first UDP listener's family (RFC 5780). Port 0 picks a free one.
@@ -397,17 +451,9 @@ pub enum SettingsError {
     /// A quota over all servers without a store.
     #[error("--fleet-user-quota needs a Redis: give --quota-store URL or --quota-redis-url-file FILE")]
     NoQuotaStore,
-    /// The file with the store's URL cannot be read.
-    #[error("--quota-redis-url-file {}: {source}", path.display())]
-    QuotaUrl {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The store's URL is unusable.
+    /// The store is unusable.
     #[error(transparent)]
-    QuotaStore(#[from] crate::fleet_quota::UrlError),
+    QuotaStore(#[from] StoreError),
     /// A listener's port would be relayed from.
     #[error(
         "port {0} is in the relay ports too: choose another port with --listen or other ports with --relay-ports"
@@ -482,19 +528,18 @@ impl Settings {
             [_] | [_, _] => self.relay_address,
             _ => return Err(SettingsError::TwoRelayAddresses),
         };
-        let url = match (self.quota_store, self.quota_redis_url_file) {
-            (Some(SecretText(url)), _) => Some(url),
-            (None, Some(path)) => Some(
-                std::fs::read_to_string(&path).map_err(|source| SettingsError::QuotaUrl { path, source })?,
-            ),
-            (None, None) => None,
+        let is_named = self.quota_store.is_some() || self.quota_redis_url_file.is_some();
+        let store = Store {
+            url: self.quota_store.map(|SecretText(url)| url).unwrap_or_default(),
+            url_file: self.quota_redis_url_file,
+            ca: self.quota_redis_ca,
+            cert: self.quota_redis_cert,
+            key: self.quota_redis_key,
         };
-        let fleet_quota = match (self.fleet_user_quota.filter(|max| *max > 0), url) {
-            (Some(max), Some(url)) => {
-                Some(FleetQuota::new(url.trim(), max, self.quota_fail.unwrap_or_default())?)
-            }
-            (Some(_), None) => return Err(SettingsError::NoQuotaStore),
-            (None, _) => None,
+        let fleet_quota = match self.fleet_user_quota.filter(|max| *max > 0) {
+            Some(max) if is_named => Some(FleetQuota::new(store, max, self.quota_fail.unwrap_or_default())?),
+            Some(_) => return Err(SettingsError::NoQuotaStore),
+            None => None,
         };
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
         Ok(Config {
@@ -514,6 +559,9 @@ impl Settings {
             workers: self.workers.unwrap_or(u16::try_from(cores).unwrap_or(u16::MAX)).max(1),
             admin: self.admin,
             fleet,
+            external_stun: self
+                .external_stun
+                .map(|StunServer(server)| ExternalStun { server, every: external::AGAIN }),
             alternates: self.alternate_server,
             alternate_address: self.alternate_address,
             channels: if self.rfc5766_channels { Channels::Rfc5766 } else { Channels::Rfc8656 },
@@ -580,6 +628,16 @@ mod tests {
         assert_eq!(address.advertised, IpAddr::from([198, 51, 100, 1]));
         for bad in ["0.0.0.0", "10.0.0.1,::1", "x", ""] {
             assert!(bad.parse::<RelayAddress>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_stun_server_has_a_host_and_a_port() {
+        for good in ["stun.example.com:3478", "192.0.2.1:3478", "[2001:db8::1]:3478"] {
+            assert_eq!(good.parse::<StunServer>().unwrap().to_string(), good);
+        }
+        for bad in ["stun.example.com", "2001:db8::1:3478", ":3478", "a:0", "a:b"] {
+            assert!(bad.parse::<StunServer>().unwrap_err().contains("stun.example.com:3478"), "{bad}");
         }
     }
 

@@ -97,6 +97,8 @@ pub(crate) struct Telemetry {
     pub(crate) certificate_expires: Arc<AtomicU64>,
     /// Whether the store of the fleet's quotas answers, where there is one.
     pub(crate) quota_store_up: Option<Arc<AtomicBool>>,
+    /// Whether the STUN server said how this host is seen, where one is asked.
+    pub(crate) external_stun_up: Option<Arc<AtomicBool>>,
     /// By what changed, why the change could not be taken.
     pub(crate) reload_errors: Arc<Mutex<BTreeMap<Reloaded, String>>>,
 }
@@ -220,6 +222,11 @@ impl Collector for Telemetry {
         if let Some(up) = &self.quota_store_up {
             let up = f64::from(u8::from(up.load(Ordering::Relaxed)));
             gauge(encoder, "rtc_turn_quota_store_up", "Whether the store of the fleet's quotas answers", up)?;
+        }
+        if let Some(up) = &self.external_stun_up {
+            let up = f64::from(u8::from(up.load(Ordering::Relaxed)));
+            let help = "Whether the STUN server says how this host is seen from outside";
+            gauge(encoder, "rtc_turn_external_stun_up", help, up)?;
         }
         let help = "Whether what is used is older than its file, since that cannot be used";
         let mut metric =

@@ -1,8 +1,12 @@
 //! What a user may hold on all servers together: two servers and a Redis.
 
-use crate::common::{TestClient, config, eventually, metric, single, start, within};
+use crate::common::{TestClient, certificate::issue_with, config, eventually, metric, single, start, within};
 use rtc_credentials::Transport;
-use rtc_turn::{Config, Handle, fleet_quota::FleetQuota, settings::QuotaFail};
+use rtc_turn::{
+    Config, Handle,
+    fleet_quota::{FleetQuota, Store},
+    settings::QuotaFail,
+};
 use rtc_turn_proto::client::{Answer, Client};
 use std::{
     io::ErrorKind,
@@ -31,8 +35,24 @@ impl Redis {
     }
 
     fn on(port: u16) -> Option<Self> {
+        Self::with(port, &["--port", &port.to_string()])
+    }
+
+    /// Over TLS alone, with the certificate in `dir`.
+    fn secured(port: u16, dir: &std::path::Path, password: &str) -> Option<Self> {
+        let file = |name: &str| dir.join(name).display().to_string();
+        let (port_text, certificate, key) = (port.to_string(), file("tls.crt"), file("tls.key"));
+        let files =
+            ["--tls-cert-file", &certificate, "--tls-key-file", &key, "--tls-ca-cert-file", &certificate];
+        let doors =
+            ["--port", "0", "--tls-port", &port_text, "--tls-auth-clients", "no", "--requirepass", password];
+        Self::with(port, &[&doors[..], &files[..]].concat())
+    }
+
+    fn with(port: u16, arguments: &[&str]) -> Option<Self> {
         let started = Command::new("redis-server")
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .args(arguments)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn();
@@ -61,7 +81,11 @@ impl Redis {
 
     fn config(&self, max: u32, fail: QuotaFail) -> Config {
         let url = format!("redis://127.0.0.1:{}", self.port);
-        let mut quota = FleetQuota::new(&url, max, fail).unwrap();
+        self.config_by(Store { url, ..Store::default() }, max, fail)
+    }
+
+    fn config_by(&self, store: Store, max: u32, fail: QuotaFail) -> Config {
+        let mut quota = FleetQuota::new(store, max, fail).unwrap();
         quota.lease = LEASE;
         Config { fleet_quota: Some(quota), ..config() }
     }
@@ -163,6 +187,35 @@ async fn what_a_server_held_that_crashed_counts_no_more() {
     crashing.shutdown_background();
     let _client = accepts(&b).await;
     drop(held);
+}
+
+#[tokio::test]
+async fn over_tls_a_password_changes_without_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    issue_with(dir.path(), |params| {
+        params.subject_alt_names.push(rcgen::SanType::IpAddress([127, 0, 0, 1].into()));
+    });
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut redis = Redis::secured(port, dir.path(), "old").expect("the port is taken");
+    let url_file = dir.path().join("url");
+    let write = |password: &str| {
+        std::fs::write(&url_file, format!("rediss://:{password}@127.0.0.1:{port}\n")).unwrap();
+    };
+    write("old");
+    let trusted =
+        Store { url_file: Some(url_file.clone()), ca: Some(dir.path().join("tls.crt")), ..Store::default() };
+    let stranger = Store { ca: None, ..trusted.clone() };
+    let server = start(redis.config_by(trusted, 3, QuotaFail::Open)).await;
+    store_is(&server, true).await;
+    let stranger = start(redis.config_by(stranger, 3, QuotaFail::Open)).await;
+
+    redis.stop();
+    store_is(&server, false).await;
+    let _redis = Redis::secured(port, dir.path(), "new").expect("the port is taken");
+    write("new");
+    store_is(&server, true).await;
+    // who does not know the authority never got in
+    assert_eq!(stranger.status()["quotaStore"]["up"], false);
 }
 
 #[tokio::test]

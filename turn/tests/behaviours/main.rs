@@ -7,6 +7,7 @@ mod behaviour_discovery;
 mod common;
 mod coturn_clients;
 mod dtls;
+mod external_address;
 mod fleet_quota;
 mod ipv6;
 mod library_clients;

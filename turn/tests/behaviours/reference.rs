@@ -2,7 +2,11 @@
 
 use crate::common::{admin, certificate, config, start};
 use clap::{Args, Command};
-use rtc_turn::{Settings, fleet_quota::FleetQuota, settings::QuotaFail};
+use rtc_turn::{
+    Settings,
+    fleet_quota::{FleetQuota, Store},
+    settings::{ExternalStun, QuotaFail},
+};
 use rtc_turn_proto::Drop;
 
 const PAGE: &str = include_str!("../../README.md");
@@ -29,7 +33,11 @@ async fn every_metric_reason_and_key_of_the_status_is_listed() {
     certificate::issue(dir.path());
     let mut config = certificate::with_certificate(dir.path(), &["udp://127.0.0.1:0"], config());
     // what is shown only where there is one
-    config.fleet_quota = Some(FleetQuota::new("redis://127.0.0.1:1", 3, QuotaFail::Open).unwrap());
+    let store = Store { url: "redis://127.0.0.1:1".into(), ..Store::default() };
+    config.fleet_quota = Some(FleetQuota::new(store, 3, QuotaFail::Open).unwrap());
+    let every = std::time::Duration::from_secs(20);
+    config.external_stun = Some(ExternalStun { server: "127.0.0.1:1".into(), every });
+    config.relay = vec!["127.0.0.1,127.0.0.2".parse().unwrap()];
     let server = start(config).await;
     let (_, metrics) = admin(&server, "GET /metrics", None).await;
     let mut count = 0;
