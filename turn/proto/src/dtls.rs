@@ -18,6 +18,9 @@ const WINDOW: u64 = 30;
 const RECORD: usize = 13;
 /// Length of a handshake message's header, in bytes.
 const HANDSHAKE: usize = 12;
+/// The alert of RFC 5246, section 7.2.
+const FATAL: u8 = 2;
+const PROTOCOL_VERSION: u8 = 70;
 
 /// What a ClientHello says up to its cookie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +54,16 @@ impl<'a> Hello<'a> {
         let (cookie, _) = opaque(body)?;
         (session_id.len() <= 32).then_some(Self { random, session_id, cookie })
     }
+}
+
+/// The answer to a ClientHello for DTLS 1.0, which is not to be agreed on (RFC 8996, section 5): an alert, shorter
+/// than what it answers, so that a client which has another version too tries that at once.
+#[must_use]
+pub fn refuse_version(datagram: &[u8]) -> Option<[u8; RECORD + 2]> {
+    let &[22, 0xFE, 0xFF, 0, 0, ..] = datagram else { return None };
+    let (header, body) = datagram.get(RECORD..)?.split_at_checked(HANDSHAKE)?;
+    let is_old = header.first() == Some(&1) && body.starts_with(&[0xFE, 0xFF]);
+    is_old.then_some([21, 0xFE, 0xFF, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, FATAL, PROTOCOL_VERSION])
 }
 
 fn u24(a: u8, b: u8, c: u8) -> usize {
@@ -201,7 +214,7 @@ mod tests {
             noise in proptest::collection::vec(any::<u8>(), 0..200),
             at in 0usize..89, byte: u8, cut in 0usize..89,
         ) {
-            let _ = Hello::parse(&noise);
+            let _ = (Hello::parse(&noise), refuse_version(&noise));
             let mut damaged = hello([7; 32], &[1, 2], &[3; 20], &LEAST, usize::MAX);
             damaged[at] = byte;
             let _ = Hello::parse(&damaged);
@@ -239,6 +252,9 @@ mod tests {
             let mut bad = good.clone();
             bad[at] = value;
             assert_eq!(Hello::parse(&bad), None, "{why}");
+            let refused = refuse_version(&bad).inspect(|alert| assert!(alert.len() < bad.len()));
+            assert_eq!(refused.is_some(), why == "DTLS 1.0", "{why}");
         }
+        assert_eq!(refuse_version(&good), None);
     }
 }

@@ -10,7 +10,7 @@ use crate::{
 use rtc_credentials::Transport;
 use rtc_turn_proto::{
     Drop, Flow, Mobility, Now,
-    dtls::{Cookies, Hello},
+    dtls::{Cookies, Hello, refuse_version},
 };
 use slab::Slab;
 use std::{
@@ -134,7 +134,13 @@ impl Associations {
         }
         let index = match (Hello::parse(datagram), held) {
             (None, Some(index)) => index,
-            (None, None) => return core.server.count_drop(Drop::NoAssociation),
+            (None, None) => {
+                if let Some(alert) = refuse_version(datagram) {
+                    handshakes.failed_dtls += 1;
+                    return path.send(&mut core.outbox, &alert);
+                }
+                return core.server.count_drop(Drop::NoAssociation);
+            }
             (Some(hello), Some(index)) if self.is_of(index, &hello) => index,
             (Some(hello), _) => {
                 if !self.cookies.accepts(&hello, path.client, path.server, now.unix) {

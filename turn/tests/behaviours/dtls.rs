@@ -118,6 +118,16 @@ async fn openssl_verifies_the_certificate_and_is_said_goodbye() {
 }
 
 #[tokio::test]
+async fn a_client_of_an_old_version_alone_is_told_so() {
+    let (server, _dir) = server().await;
+    let at = address(&server, Transport::Dtls).to_string();
+    let (ok, text) =
+        openssl(&["s_client", "-dtls1", "-cipher", "DEFAULT:@SECLEVEL=0", "-connect", &at]).await;
+    assert!(!ok && text.contains("alert protocol version"), "{text}");
+    associations(&server, 0.0).await;
+}
+
+#[tokio::test]
 async fn an_unmodified_client_calls_through_openssl() {
     let (server, _dir) = server().await;
     let peer = echo_peer().await;
