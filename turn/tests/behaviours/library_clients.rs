@@ -1,4 +1,4 @@
-//! The clients of pion/turn and of aioice, unmodified, by every transport that they have: `go`, and
+//! The clients of pion/turn, aioice and aiortc, unmodified, by every transport that they have: `go`, and
 //! Debian's packages python3 and python3-venv.
 
 use crate::common::{address, certificate, config, echo_peer_at, single, start};
@@ -83,7 +83,7 @@ async fn pions_client_relays_over_udp_tcp_and_tls_in_either_family() {
 
 #[tokio::test]
 async fn aioices_client_relays_over_udp_tcp_and_tls_in_either_family() {
-    let python = python().await;
+    let python = python("aioice").await;
     let client = folder("aioice").join("client.py");
     for ip in LOOPBACKS {
         let (server, dir) = server(ip).await;
@@ -101,18 +101,42 @@ async fn aioices_client_relays_over_udp_tcp_and_tls_in_either_family() {
     }
 }
 
-/// A Python of the test's own that has aioice.
-async fn python() -> PathBuf {
+/// WebRTC from end to end: ICE, DTLS and SCTP between two peers that know no other way than the relay.
+#[tokio::test]
+async fn aiortcs_peers_call_each_other_by_relays_alone_over_udp_tcp_and_tls() {
+    let python = python("aiortc").await;
+    let call = folder("aiortc").join("call.py");
+    let (server, dir) = server("127.0.0.1").await;
+    let uri = |transport, scheme, over| format!("{scheme}:{}?transport={over}", address(&server, transport));
+    let uris = [
+        uri(Transport::Udp, "turn", "udp"),
+        uri(Transport::Tcp, "turn", "tcp"),
+        uri(Transport::Tls, "turns", "tcp"),
+    ];
+    for uri in uris {
+        let who = mint(&single(), "aiortc", Duration::from_secs(600), unix_now()).unwrap();
+        // it has no setting for whom to trust; OpenSSL has
+        let trusted = OsStr::new("SSL_CERT_FILE=tls.crt");
+        let arguments = [trusted, python.as_os_str(), call.as_os_str()].into_iter();
+        let arguments: Vec<_> =
+            arguments.chain([&uri, &who.username, &who.password].map(OsStr::new)).collect();
+        let text = run("env", &arguments, dir.path(), "python3").await;
+        assert!(text.contains("echoed 20 of 20"), "{uri}: {text}");
+    }
+}
+
+/// A Python of the test's own that has a client's library.
+async fn python(client: &str) -> PathBuf {
     let how = "Debian's packages python3 and python3-venv";
-    let wanted = std::fs::read_to_string(folder("aioice").join("requirements.txt")).unwrap();
-    let home = built(&format!("aioice-{}", wanted.trim().replace("==", "-")));
+    let wanted = std::fs::read_to_string(folder(client).join("requirements.txt")).unwrap();
+    let home = built(&format!("{client}-{}", wanted.trim().replace("==", "-")));
     let (python, done) = (home.join("bin/python"), home.join("done"));
     if !done.exists() {
         let venv = ["-m", "venv", "--clear"].map(OsStr::new);
-        run("python3", &[&venv[..], &[home.as_os_str()]].concat(), &folder("aioice"), how).await;
+        run("python3", &[&venv[..], &[home.as_os_str()]].concat(), &folder(client), how).await;
         let install =
             ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", "requirements.txt"];
-        run(&python, &install.map(OsStr::new), &folder("aioice"), how).await;
+        run(&python, &install.map(OsStr::new), &folder(client), how).await;
         std::fs::write(done, "").unwrap();
     }
     python
