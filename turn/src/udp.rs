@@ -3,14 +3,20 @@
 
 use mio::net::UdpSocket;
 use nix::{
-    libc::{SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6},
-    sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt as option},
+    libc::{SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6, in_addr, in_pktinfo, in6_addr, in6_pktinfo},
+    sys::socket::{
+        ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt,
+        sockopt as option,
+    },
 };
-use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
+use quinn_udp::{RecvMeta, UdpSockRef, UdpSocketState};
 use rtc_turn_proto::attributes::Icmp;
-use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
+use rustix::net::{
+    SendFlags, sendto,
+    sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery},
+};
 use std::{
-    io::{self, IoSliceMut},
+    io::{self, IoSlice, IoSliceMut},
     net::{IpAddr, SocketAddr},
     os::fd::{AsFd, AsRawFd},
 };
@@ -125,18 +131,35 @@ impl Udp {
         Ok(())
     }
 
-    /// Sends datagrams of `segment` bytes each, the last maybe shorter.
+    /// Sends datagrams of `segment` bytes each, the last maybe shorter. With no control message that is not
+    /// needed: quinn-udp adds the ECN bits to each, and the kernel then looks at all of them.
     fn send_train(&self, train: &Train, contents: &[u8]) -> io::Result<()> {
-        let segment = if train.count > 1 { Some(train.segment) } else { None };
-        let transmit = Transmit {
-            destination: train.destination,
-            ecn: None,
-            contents,
-            segment_size: segment,
-            // naming the source costs a route per datagram
-            src_ip: train.source.filter(|_| self.is_wildcard),
+        // naming the source costs a route per datagram
+        let source = train.source.filter(|_| self.is_wildcard);
+        if source.is_none() && train.count == 1 {
+            sendto(self.socket.as_fd(), contents, SendFlags::empty(), &train.destination)?;
+            return Ok(());
+        }
+        let segment = train.segment as u16;
+        let segments = ControlMessage::UdpGsoSegments(&segment);
+        let (v4, v6);
+        let all = match source {
+            None => [segments, segments],
+            Some(IpAddr::V4(ip)) => {
+                let none = in_addr { s_addr: 0 };
+                let from = in_addr { s_addr: u32::from_ne_bytes(ip.octets()) };
+                v4 = in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: from, ipi_addr: none };
+                [ControlMessage::Ipv4PacketInfo(&v4), segments]
+            }
+            Some(IpAddr::V6(ip)) => {
+                v6 = in6_pktinfo { ipi6_ifindex: 0, ipi6_addr: in6_addr { s6_addr: ip.octets() } };
+                [ControlMessage::Ipv6PacketInfo(&v6), segments]
+            }
         };
-        self.state.try_send(UdpSockRef::from(&self.socket), &transmit)
+        let wanted = &all[usize::from(source.is_none())..1 + usize::from(train.count > 1)];
+        let (fd, to) = (self.socket.as_raw_fd(), SockaddrStorage::from(train.destination));
+        sendmsg(fd, &[IoSlice::new(contents)], wanted, MsgFlags::empty(), Some(&to))?;
+        Ok(())
     }
 
     /// Again, one by one, when the system does not take the train as a whole.

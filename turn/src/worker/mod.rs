@@ -1,6 +1,7 @@
 //! One worker: a thread with its own sockets, its own protocol server and its own loop. Nothing on a
 //! packet's way is shared with another, but for what its clients send to another's clients.
 
+mod alarm;
 mod associations;
 mod core;
 mod splice;
@@ -16,6 +17,7 @@ use crate::{
     telemetry::{Published, Work},
     udp::{Inbox, Udp, Via},
 };
+use alarm::Alarm;
 pub(crate) use associations::Association;
 use associations::Associations;
 use core::{After, Core};
@@ -62,6 +64,7 @@ const HANDSHAKE_STEPS: u32 = 8;
 const MAX_CONNECTIONS: usize = 1 << 16;
 
 const WAKER: Token = Token(usize::MAX - 1);
+const TIMER: Token = Token(usize::MAX - 2);
 /// Tokens are a kind and an index.
 const KIND: usize = 1 << 32;
 const LISTENER: usize = 0;
@@ -139,6 +142,7 @@ pub(crate) struct Worker {
     ring_revision: u64,
     publish_at: Option<Instant>,
     sweep_at: Instant,
+    alarm: Alarm,
     longest_turn: Duration,
     stopped: bool,
 }
@@ -189,6 +193,7 @@ impl Worker {
         let Setup { index, bound, server, addresses, channels, ring_revision, published, .. } = setup;
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+        let alarm = Alarm::new(poll.registry(), TIMER)?;
         let post = Post::new(setup.doors, index, setup.parcels, Arc::clone(&waker));
         let relays = Relays::new(index, setup.directory);
         let registry = poll.registry().try_clone()?;
@@ -237,6 +242,7 @@ impl Worker {
             ring_revision,
             publish_at: None,
             sweep_at: Instant::now() + SWEEP,
+            alarm,
             longest_turn: Duration::ZERO,
             stopped: false,
         };
@@ -252,7 +258,11 @@ impl Worker {
     pub(crate) fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(1024);
         while !self.stopped {
-            match self.poll.poll(&mut events, self.timeout()) {
+            let at_once = (!self.more.is_empty()).then_some(Duration::ZERO);
+            if let (None, Some(due)) = (at_once, self.due()) {
+                self.alarm.set(due)?;
+            }
+            match self.poll.poll(&mut events, at_once) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 result => result?,
             }
@@ -293,23 +303,23 @@ impl Worker {
         Ok(())
     }
 
-    fn timeout(&self) -> Option<Duration> {
-        if !self.more.is_empty() {
-            return Some(Duration::ZERO);
-        }
+    /// When something is due that no socket tells.
+    fn due(&self) -> Option<Instant> {
         let clients = self.connections.len() + self.associations.len();
         let sweep = (clients > 0).then_some(self.sweep_at);
         let paused = self.paused.first().map(|(until, _)| *until);
-        let due = [self.core.server.poll_timeout(), self.associations.due(), self.publish_at, sweep, paused]
+        [self.core.server.poll_timeout(), self.associations.due(), self.publish_at, sweep, paused]
             .into_iter()
             .flatten()
-            .min()?;
-        // a poll counts in milliseconds and rounds down, so one more spares a useless turn
-        Some(due.saturating_duration_since(Instant::now()) + Duration::from_millis(1))
+            .min()
     }
 
     fn on_event(&mut self, now: Now, event: &Event) {
         let token = event.token();
+        if token == TIMER {
+            self.alarm.rang();
+            return;
+        }
         if token == WAKER {
             self.obey();
             self.on_ready(now, token, false);
