@@ -1,8 +1,8 @@
 //! Data crosses the relay, over both transports and in both forms.
 
-use crate::common::{OK, TestClient, address, config, echo_peer, metric, single, start};
+use crate::common::{OK, TestClient, address, config, echo_peer, metric, namespace, single, start, within};
 use rtc_credentials::Transport;
-use rtc_turn_proto::{channel_data, client::Answer};
+use rtc_turn_proto::{Class, Method, TransactionId, Writer, attributes, channel_data, client::Answer};
 
 #[tokio::test]
 async fn each_transport_relays_by_send_and_by_channel() {
@@ -125,4 +125,39 @@ async fn many_clients_are_spread_over_the_workers_and_all_served() {
         }
     }
     crate::common::eventually("all allocations to end", || server.status()["allocations"] == 0).await;
+}
+
+/// RFC 8656, sections 11.2 and 14.
+#[tokio::test]
+async fn what_may_not_be_fragmented_goes_where_it_fits_and_nowhere_else() {
+    if !namespace::enter("relaying::what_may_not_be_fragmented_goes_where_it_fits_and_nowhere_else") {
+        return;
+    }
+    let mtu = ["link", "set", "dev", "lo", "mtu", "1500"];
+    assert!(std::process::Command::new("ip").args(mtu).status().unwrap().success());
+    let server = start(config()).await;
+    let peer = echo_peer().await;
+    let mut client = TestClient::connect(&server, Transport::Tcp, &single(), "alice").await;
+    client.allocate().await;
+    assert_eq!(client.ask(|c| c.create_permission(peer)).await, OK);
+    let whole = |payload: &[u8]| {
+        let mut packet = Vec::new();
+        Writer::new(&mut packet, Class::Indication, Method::SEND, TransactionId([7; 12]))
+            .xor_address(attributes::XOR_PEER_ADDRESS, peer)
+            .raw(attributes::DONT_FRAGMENT, &[])
+            .raw(attributes::DATA, payload);
+        packet
+    };
+    let (short, long) = ([1; 1400], [2; 3000]);
+    client.send(&whole(&long)).await;
+    client.send(&whole(&short)).await;
+    let reply = client.receive().await;
+    assert_eq!(client.client.read(&reply), Answer::Data(peer, short.to_vec()), "and not the long one");
+    within("the count", async {
+        while metric(&server, "rtc_turn_drops_total", "send_failed").await != 1.0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(client.echo_by_send(peer, &long).await, (peer, long.to_vec()), "in fragments");
 }
