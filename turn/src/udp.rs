@@ -11,8 +11,11 @@ use nix::{
 };
 use quinn_udp::{RecvMeta, UdpSockRef, UdpSocketState};
 use rtc_turn_proto::attributes::Icmp;
+use rustix::io::Errno;
 use rustix::net::{
-    SendFlags, sendto,
+    MMsgHdr, SendAncillaryBuffer, SendFlags,
+    addr::SocketAddrArg,
+    sendmmsg, sendto,
     sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery},
 };
 use std::{
@@ -162,6 +165,51 @@ impl Udp {
         Ok(())
     }
 
+    /// Returns how many datagrams the system did not take.
+    fn send(&self, train: &Train, buffer: &[u8]) -> u64 {
+        let contents = &buffer[train.start..train.end];
+        if train.dont_fragment {
+            let _ = self.set_dont_fragment(true);
+        }
+        let failed = match self.send_train(train, contents) {
+            Ok(()) => 0,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => train.count as u64,
+            // it may be what an earlier datagram met, told to the next one that leaves
+            Err(_) => self.send_each(train, contents),
+        };
+        if train.dont_fragment {
+            let _ = self.set_dont_fragment(false);
+        }
+        failed
+    }
+
+    /// Sends the datagrams of several trains of one by one system call. Returns how many the system did not take.
+    fn send_singles(&self, trains: &[Train], buffer: &[u8]) -> u64 {
+        let contents = |train: &Train| &buffer[train.start..train.end];
+        let slices: Vec<_> = trains.iter().map(|train| [IoSlice::new(contents(train))]).collect();
+        let addresses: Vec<_> = trains.iter().map(|train| train.destination.as_any()).collect();
+        let mut control: Vec<_> = trains.iter().map(|_| SendAncillaryBuffer::default()).collect();
+        let parts = addresses.iter().zip(&slices).zip(&mut control);
+        let mut messages: Vec<_> = parts
+            .map(|((address, slice), control)| MMsgHdr::new_with_addr(address, slice, control))
+            .collect();
+        let (mut done, mut failed) = (0, 0);
+        while done < messages.len() {
+            match sendmmsg(self.socket.as_fd(), &mut messages[done..], SendFlags::empty()) {
+                Ok(sent) => done += sent.max(1),
+                Err(error) => {
+                    failed += match error {
+                        Errno::AGAIN => 1,
+                        // as above
+                        _ => self.send_each(&trains[done], contents(&trains[done])),
+                    };
+                    done += 1;
+                }
+            }
+        }
+        failed
+    }
+
     /// Again, one by one, when the system does not take the train as a whole.
     fn send_each(&self, train: &Train, contents: &[u8]) -> u64 {
         let single = Train { count: 1, ..*train };
@@ -271,6 +319,13 @@ struct Train {
     open: bool,
 }
 
+impl Train {
+    /// Whether it is one datagram like any other.
+    fn is_single(&self) -> bool {
+        self.count == 1 && !self.dont_fragment
+    }
+}
+
 /// Datagrams on their way out. A payload is copied once, to where it is sent from.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
@@ -326,23 +381,15 @@ impl Outbox {
     /// Sends everything. Returns how many datagrams the system did not take.
     pub(crate) fn flush<'s>(&mut self, socket: impl Fn(Via) -> Option<&'s Udp>) -> u64 {
         let mut failed = 0;
-        for train in &self.trains {
-            let Some(udp) = socket(train.via) else {
-                failed += train.count as u64;
+        for run in self.trains.chunk_by(|a, b| a.via == b.via && a.is_single() && b.is_single()) {
+            let Some(udp) = run.first().and_then(|train| socket(train.via)) else {
+                failed += run.iter().map(|train| train.count as u64).sum::<u64>();
                 continue;
             };
-            let contents = &self.buffer[train.start..train.end];
-            if train.dont_fragment {
-                let _ = udp.set_dont_fragment(true);
-            }
-            match udp.send_train(train, contents) {
-                Ok(()) => {}
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => failed += train.count as u64,
-                // it may be what an earlier datagram met, told to the next one that leaves
-                Err(_) => failed += udp.send_each(train, contents),
-            }
-            if train.dont_fragment {
-                let _ = udp.set_dont_fragment(false);
+            if run.len() > 1 && !udp.is_wildcard {
+                failed += udp.send_singles(run, &self.buffer);
+            } else {
+                failed += run.iter().map(|train| udp.send(train, &self.buffer)).sum::<u64>();
             }
         }
         self.trains.clear();
