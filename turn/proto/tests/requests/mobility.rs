@@ -294,3 +294,14 @@ fn a_live_allocation_moves_when_its_key_is_gone_and_its_username_expired() {
     world.server.set_keys(std::sync::Arc::new(crate::common::ring(2, &["k-2"])));
     assert!(ok(&moved(&mut world, &flow(2), &mut client)));
 }
+
+#[test]
+fn a_client_may_come_back_by_the_other_family() {
+    let mut world = World::new();
+    let (mut client, relayed) = mobile(&mut world);
+    let six = Flow { client: peer("[2001:db8::7]:1000"), server: peer("[2001:db8::1]:3478"), ..flow(2) };
+    assert!(ok(&moved(&mut world, &six, &mut client)));
+    assert!(sends(&mut world, &six) && !sends(&mut world, &flow(1)));
+    assert_eq!(heard_at(&mut world), Some(six));
+    assert!(world.datagram(relayed, peer(PEER), b"y").is_some());
+}
