@@ -11,11 +11,13 @@ mod tcp_allocations;
 
 use common::{Outcome, World, flow, peer, policy, ring};
 use rtc_turn_proto::{
-    Class, Drop, ErrorCode, Limits, Message, Method, Rate, TransactionId, Writer,
+    Class, Drop, ErrorCode, Limits, LongTermKey, Message, Method, PasswordAlgorithm, Rate, TransactionId,
+    Writer,
     attributes::{self as attr, Icmp},
     channel_data,
     client::{Answer, Client},
 };
+use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
 const OK: Answer = Answer::Success { relayed: None, lifetime: None };
@@ -161,6 +163,41 @@ fn a_live_allocation_refreshes_on_when_its_key_is_gone_and_its_username_expired(
     assert_eq!(world.ask(&flow(2), &mut late, Client::allocate), Answer::Refused(401), "a retired key");
     let mut new = world.client("bob");
     world.allocate(&flow(2), &mut new);
+}
+
+/// USERHASH (RFC 8489, section 14.4): nobody can look up a time-limited username, but an allocation knows its own.
+#[test]
+fn a_live_allocation_knows_its_username_by_its_hash() {
+    let mut world = World::new();
+    let who = world.mint("a");
+    let mut client = Client::new(&who.username, &who.password, 1);
+    world.allocate(&flow(1), &mut client);
+    let challenged = |world: &mut World, n| {
+        let Outcome::Reply(reply) = world.send(&flow(n), &Client::new("x", "y", 9).refresh(600)) else {
+            panic!("no challenge")
+        };
+        Message::parse(&reply).unwrap().raw(attr::NONCE).unwrap().to_vec()
+    };
+    let key = LongTermKey::new(
+        PasswordAlgorithm::Md5,
+        who.username.as_bytes(),
+        b"example.org",
+        who.password.as_bytes(),
+    );
+    let mut ask = |n, method, name: &str| {
+        let (nonce, mut packet) = (challenged(&mut world, n), Vec::new());
+        Writer::new(&mut packet, Class::Request, method, TransactionId([n as u8; 12]))
+            .raw(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0])
+            .raw(attr::USERHASH, &Sha256::digest(format!("{name}:example.org")))
+            .raw(attr::REALM, b"example.org")
+            .raw(attr::NONCE, &nonce)
+            .integrity_sha1(key.expose());
+        world.send(&flow(n), &packet)
+    };
+    let Outcome::Reply(reply) = ask(1, Method::REFRESH, &who.username) else { panic!("no answer") };
+    assert_eq!(Message::parse(&reply).unwrap().class(), Class::Success);
+    assert_eq!(code(&ask(1, Method::REFRESH, "another")), 401);
+    assert_eq!(code(&ask(2, Method::ALLOCATE, &who.username)), 401);
 }
 
 #[test]
