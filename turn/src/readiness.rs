@@ -5,6 +5,7 @@ use ipnet::IpNet;
 use rtc_credentials::{KeyRing, Secret, Transport, mint};
 use rtc_service::clock::unix_now;
 use rtc_turn_proto::{
+    Family, Method, attributes,
     channel_data::{self, Channels},
     client::{Answer, Client},
     framing::{self, Frame},
@@ -36,6 +37,10 @@ pub(crate) enum NotReady {
     Silence(&'static str),
     #[error("{0} was answered with {1:?}")]
     Refused(&'static str, Answer),
+    #[error(
+        "no relay port could be opened: is --relay-address one of this host, and are --relay-ports free?"
+    )]
+    NoPorts,
     #[error("no credential for the probe: {0}")]
     Credential(#[from] rtc_credentials::MintError),
 }
@@ -161,17 +166,32 @@ pub(crate) async fn probe_binding(server: &At<'_>) -> Result<(), NotReady> {
 }
 
 /// Allocates, binds a channel to the allocation's own relayed address, sends through it, and ends the
-/// allocation. A server whose quotas or ports are used up is ready: it does what it should.
-pub(crate) async fn probe(server: &At<'_>, secret: &Secret, name: &str) -> Result<(), NotReady> {
+/// allocation. A server whose quotas or ports are used up is ready: it does what it should. One that holds nothing has
+/// not used up its ports: it cannot open them.
+pub(crate) async fn probe(
+    server: &At<'_>,
+    family: Family,
+    holds_any: bool,
+    secret: &Secret,
+    name: &str,
+) -> Result<(), NotReady> {
     let ring = KeyRing::single(secret.clone());
     // no user of another server's too, so that no quota of the fleet is in its way
     let user = format!("rtc-readiness-{name}");
     let credential = mint(&ring, &user, Duration::from_secs(60), unix_now())?;
     let mut client = Client::new(credential.username, credential.password, unix_now());
     let mut link = server.open().await?;
-    let relayed = match ask(&mut link, &mut client, "Allocate", Client::allocate).await? {
+    let allocate = |client: &mut Client| {
+        client.request(Method::ALLOCATE, |w| {
+            w.raw(attributes::REQUESTED_TRANSPORT, &[17, 0, 0, 0]);
+            w.raw(attributes::REQUESTED_ADDRESS_FAMILY, &[family.number(), 0, 0, 0]);
+        })
+    };
+    let relayed = match ask(&mut link, &mut client, "Allocate", allocate).await? {
         Answer::Success { relayed: Some(relayed), .. } => relayed,
-        Answer::Refused(486 | 508) => return Ok(()),
+        Answer::Refused(486) => return Ok(()),
+        Answer::Refused(508) if holds_any => return Ok(()),
+        Answer::Refused(508) => return Err(NotReady::NoPorts),
         answer => return Err(NotReady::Refused("Allocate", answer)),
     };
     let result = echo(&mut link, &mut client, relayed).await;

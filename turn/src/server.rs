@@ -19,7 +19,9 @@ use crate::{
 use prometheus_client::registry::Registry;
 use rtc_credentials::{Fleet, KeyRing, RingError, Secret, Transport};
 use rtc_service::{clock::unix_now, config, net::BindError};
-use rtc_turn_proto::{self as proto, Mobility, Nonces, Now, Quotas, Reservations, Share, dtls::Cookies};
+use rtc_turn_proto::{
+    self as proto, Family, Mobility, Nonces, Now, Quotas, Reservations, Share, dtls::Cookies,
+};
 use std::{
     io,
     net::SocketAddr,
@@ -417,7 +419,10 @@ impl Shared {
         let probed = if self.config.stun_only {
             readiness::probe_binding(&server).await
         } else {
-            readiness::probe(&server, &self.probe_secret, &self.name).await
+            let v4 = self.state().relay.iter().any(|relay| relay.advertised.is_ipv4());
+            let family = if v4 { Family::V4 } else { Family::V6 };
+            let holds_any = self.quotas.total() > 0;
+            readiness::probe(&server, family, holds_any, &self.probe_secret, &self.name).await
         };
         probed.map_err(|e| e.to_string())
     }

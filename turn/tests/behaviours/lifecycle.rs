@@ -34,6 +34,29 @@ async fn idle_workers_tell_their_key_ring() {
 }
 
 #[tokio::test]
+async fn a_server_whose_relay_address_is_not_this_hosts_is_not_ready_and_says_why() {
+    let relay = vec!["192.0.2.77".parse().unwrap()];
+    let server = Server::start(rtc_turn::Config { relay, ..config() }).await.unwrap();
+    within("the reason", async {
+        loop {
+            let (code, reason) = admin(&server, "GET /readyz", None).await;
+            assert_eq!(code, 503, "{reason}");
+            if reason.contains("--relay-address") {
+                break;
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_that_relays_ipv6_alone_becomes_ready() {
+    let (relay, allow) = (vec!["::1".parse().unwrap()], vec!["::1/128".parse().unwrap()]);
+    let server = start(rtc_turn::Config { relay, allow, ..config() }).await;
+    assert_eq!(admin(&server, "GET /readyz", None).await.0, 200);
+}
+
+#[tokio::test]
 async fn a_drain_refuses_new_clients_and_stops_when_the_last_call_ends() {
     let server = start(config()).await;
     let peer = echo_peer().await;
