@@ -141,6 +141,11 @@ fn what_is_left_out(options: &Options, cluster: &RtcCluster) -> anyhow::Result<V
         "spec.turn.mode: `rtc up` runs TURN alone; leave it out"
     );
     let mut notes = Vec::new();
+    if spec.signaling.webhook.is_some() {
+        notes.push(
+            "spec.signaling.webhook names a Secret of a cluster; nobody is told who comes and goes".into(),
+        );
+    }
     if spec.redis.external.is_some() {
         notes.push("spec.redis.external names a Secret of a cluster; use --redis URL here".into());
     }
@@ -208,7 +213,8 @@ async fn start_turn(
         tls_key: options.turn_tls_key.clone(),
         allow_peer: ranges(&spec.peers.allow)?,
         deny_peer: ranges(&spec.peers.deny)?,
-        user_quota: bound(spec.quotas.allocations_per_user),
+        // Of one server, both are the same.
+        user_quota: bound(spec.quotas.allocations_per_user).into_iter().chain(spec.fleet_quota()).min(),
         total_quota: bound(spec.quotas.allocations),
         admin: Some((Ipv4Addr::LOCALHOST, 0).into()),
         fleet_file: Some(file.clone()),

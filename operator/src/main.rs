@@ -7,7 +7,8 @@ use rtc_operator::{
     run,
 };
 
-#[tokio::main]
+// One thread: nearly all of its time it waits for others, and each further one has an allocator's cache of its own.
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let run = match Arguments::parse().command {
         Command::Crd => {

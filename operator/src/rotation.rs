@@ -53,6 +53,8 @@ pub struct Next {
     pub events: Vec<RotationEvent>,
     /// Why the ring had to be made anew, if it had to.
     pub rebuilt: Option<String>,
+    /// Whether its keys are somebody else's, who is no ring yet.
+    pub adopted: bool,
     /// What the next change waits for.
     pub waiting: Waiting,
     /// When to look again, in Unix seconds.
@@ -87,6 +89,8 @@ pub fn next(
     if first {
         rebuilt = None;
     }
+    let adopted = stored.files.as_ref().is_some_and(|files| !files.contains_key(rtc_credentials::RING_FILE));
+    let adopted = adopted && rebuilt.is_none();
     let token = match stored.files.as_ref().and_then(token) {
         Some(token) => token,
         None => text(&Secret::generate()?)?,
@@ -112,6 +116,7 @@ pub fn next(
         rotated,
         events: step.events,
         rebuilt,
+        adopted,
         waiting: step.waiting,
         next: step.next,
     })
@@ -127,6 +132,7 @@ pub fn as_it_is(stored: &Stored) -> Next {
         rotated: stored.rotated.clone(),
         events: Vec::new(),
         rebuilt: None,
+        adopted: false,
         waiting: Waiting::Time,
         next: None,
     }
@@ -157,11 +163,13 @@ fn restore(
         Ok(ring) if ring.revision >= seen && ring.revision > 0 => (ring, None),
         Ok(mut ring) => {
             let reason = format!("its revision went back from {seen} to {}", ring.revision);
+            // Plain keys, which nobody has had as a ring: the last one by its name goes on to sign.
+            let reason = Some(reason).filter(|_| seen > 0 || files.contains_key(rtc_credentials::RING_FILE));
             ring.revision = seen + 1;
             for key in ring.keys.iter_mut().filter(|key| key.since == 0) {
                 key.since = now;
             }
-            (ring, Some(reason))
+            (ring, reason)
         }
         Err(error) => (salvage(files, seen, now), Some(error.to_string())),
     }

@@ -1,20 +1,22 @@
 //! Wiring: what is watched, and what happens until the end.
 
-use std::{hash::Hash, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use futures::{StreamExt, future, stream};
-use k8s_openapi::api::{
-    apps::v1::{DaemonSet, Deployment},
-    core::v1::{ConfigMap, Node, Pod, Secret, Service},
+use futures::{
+    FutureExt, StreamExt, TryStreamExt,
+    channel::{mpsc, oneshot},
+    future,
 };
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{
-    Api, Client, ResourceExt,
+    Api, Client, Resource, ResourceExt,
+    api::DynamicObject,
     core::{DeserializeGuard, NamespaceResourceScope},
     runtime::{
         Controller, WatchStreamExt,
         controller::Config as ControllerConfig,
         events::{Recorder, Reporter},
-        reflector::ObjectRef,
+        reflector::{self, ObjectRef},
         utils::Backoff,
         watcher,
     },
@@ -22,11 +24,15 @@ use kube::{
 use prometheus_client::registry::Registry;
 use rtc_operator_api::RtcCluster;
 use rtc_service::{admin::Program, metrics::text};
+use tokio::task::JoinSet;
 
 use crate::{
     args::Run,
-    build::{CLUSTER_LABEL, MANAGED_BY},
-    controller::{self, Context, FIELD_MANAGER},
+    build::MANAGED_BY,
+    controller::{
+        self, Context, FIELD_MANAGER,
+        watched::{Cluster, KINDS, Watched},
+    },
     lease::{Election, Settings},
     metrics::Metrics,
 };
@@ -124,6 +130,9 @@ pub async fn run(
                 namespace: arguments.lease_namespace,
                 written: Default::default(),
                 gone: Default::default(),
+                watched: Default::default(),
+                pod_security: Default::default(),
+                afresh: Default::default(),
                 failures: Default::default(),
                 metrics: metrics.clone(),
             });
@@ -146,13 +155,25 @@ pub async fn run(
     outcome
 }
 
+/// How long the first lists may take before clusters are read one by one.
+const FIRST_LISTS: Duration = Duration::from_millis(300);
+/// So many clusters whose things have changed wait at a time.
+const CHANGES: usize = 1024;
+
 /// One controller for all namespaces, or one for each that is named.
 async fn controllers(client: &Client, namespaces: &[String], context: Arc<Context>) {
-    if namespaces.is_empty() {
-        return controller(client, None, context).await;
-    }
-    let each = namespaces.iter().map(|namespace| controller(client, Some(namespace), context.clone()));
-    future::join_all(each).await;
+    let scopes: Vec<_> = match namespaces {
+        [] => vec![None],
+        named => named.iter().map(Some).collect(),
+    };
+    // They end with this, as they are dropped with it.
+    let mut watches = JoinSet::new();
+    let (nodes, all_nodes) = follow_nodes(client, &context.watched, scopes.len(), &mut watches);
+    let each = scopes.into_iter().zip(nodes).map(|(namespace, nodes)| {
+        let (changed, listed) = follow(client, namespace, &context.watched, all_nodes.clone(), &mut watches);
+        controller(client, namespace, context.clone(), changed, nodes, listed)
+    });
+    future::join_all(each.collect::<Vec<_>>()).await;
 }
 
 fn scoped<K>(client: &Client, namespace: Option<&String>) -> Api<K>
@@ -171,28 +192,114 @@ fn watched() -> watcher::Config {
     watcher::Config::default().page_size(100)
 }
 
-async fn controller(client: &Client, namespace: Option<&String>, context: Arc<Context>) {
-    let all: Api<DeserializeGuard<RtcCluster>> = scoped(client, namespace);
-    // Only what the operator made is watched, so that other people's Secrets never come here.
-    let ours = || watched().labels(MANAGED_BY);
-    Controller::new(all, watched())
-        .with_config(ControllerConfig::default().debounce(Duration::from_millis(100)).concurrency(16))
-        .owns(scoped::<Secret>(client, namespace), ours())
-        .owns(scoped::<ConfigMap>(client, namespace), ours())
-        .owns(scoped::<Service>(client, namespace), ours())
-        .owns(scoped::<Deployment>(client, namespace), ours())
-        .owns(scoped::<DaemonSet>(client, namespace), ours())
-        .watches(scoped::<Pod>(client, namespace), ours(), |pod| cluster_of(&pod))
-        .reconcile_all_on(changed_nodes(client))
-        .trigger_backoff(Pace::default())
-        .run(controller::reconcile, controller::on_error, context)
-        .for_each(|_| future::ready(()))
-        .await;
+/// Only what the operator made is watched, so that other people's Secrets never come here.
+fn ours() -> watcher::Config {
+    watched().labels(MANAGED_BY)
 }
 
-/// How long all watches wait when one of them fails. They share it, and when an API server goes they fail together:
-/// one that grows with each of them would leave the operator blind for minutes after the API server is back.
-#[derive(Default)]
+/// Keeps what is in a namespace, or in all. Tells whose things have changed, and when all has been listed once.
+fn follow<N>(
+    client: &Client,
+    namespace: Option<&String>,
+    watched: &Arc<Watched>,
+    nodes: N,
+    watches: &mut JoinSet<()>,
+) -> (mpsc::Receiver<Cluster>, impl Future<Output = ()> + Send + use<N>)
+where
+    N: Future<Output = ()> + Send + 'static,
+{
+    let (changed, changes) = mpsc::channel(CHANGES);
+    let mut lists = Vec::new();
+    for kind in KINDS {
+        let (listed, list) = oneshot::channel();
+        let (watched, changed) = (watched.clone(), changed.clone());
+        let resource = kind.resource();
+        let objects: Api<DynamicObject> = match namespace {
+            Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+            None => Api::all_with(client.clone(), &resource),
+        };
+        watches.spawn(async move {
+            let events = watcher(objects, ours()).backoff(Pace::default());
+            watched.keep_objects(kind, events, changed, move || listed.send(()).unwrap_or_default()).await;
+        });
+        lists.push(list);
+    }
+    let (listed, list) = oneshot::channel();
+    let (kept, pods) = (watched.clone(), scoped::<Pod>(client, namespace));
+    watches.spawn(async move {
+        let events = watcher(pods, ours()).backoff(Pace::default());
+        kept.keep_pods(events, changed, move || listed.send(()).unwrap_or_default()).await;
+    });
+    lists.push(list);
+    let (watched, namespace) = (watched.clone(), namespace.cloned());
+    let all = async move {
+        future::join(nodes, future::join_all(lists)).await;
+        watched.set_ready(namespace.as_deref());
+    };
+    (changes, all)
+}
+
+/// Keeps the nodes. Tells each of so many when one has changed in what matters, and when all have been listed once.
+fn follow_nodes(
+    client: &Client,
+    watched: &Arc<Watched>,
+    count: usize,
+    watches: &mut JoinSet<()>,
+) -> (Vec<mpsc::Receiver<()>>, impl Future<Output = ()> + Clone + Send + use<>) {
+    let (listed, list) = oneshot::channel();
+    let (senders, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(1)).unzip();
+    let (watched, nodes) = (watched.clone(), Api::<Node>::all(client.clone()));
+    watches.spawn(async move {
+        let events = watcher(nodes, self::watched()).backoff(Pace::default());
+        watched.keep_nodes(events, senders, move || listed.send(()).unwrap_or_default()).await;
+    });
+    (receivers, list.map(drop).shared())
+}
+
+async fn controller(
+    client: &Client,
+    namespace: Option<&String>,
+    context: Arc<Context>,
+    changed: mpsc::Receiver<Cluster>,
+    nodes: mpsc::Receiver<()>,
+    listed: impl Future<Output = ()> + Send,
+) {
+    let all: Api<DeserializeGuard<RtcCluster>> = scoped(client, namespace);
+    let mut listed = Box::pin(listed);
+    let late = tokio::time::timeout(FIRST_LISTS, &mut listed).await.is_err();
+    if late {
+        tracing::info!(
+            namespace,
+            "not everything is listed within {FIRST_LISTS:?}; reading one by one until it is"
+        );
+    }
+    let (reader, writer) = reflector::store();
+    // Who owns which field is most of a resource, and of no use here.
+    let slim = |cluster: &mut DeserializeGuard<RtcCluster>| cluster.managed_fields_mut().clear();
+    let forgetful = context.clone();
+    let forget = move |event: &watcher::Event<DeserializeGuard<RtcCluster>>| {
+        if let watcher::Event::Delete(cluster) = event {
+            forgetful.forget(cluster.meta());
+        }
+    };
+    let clusters = watcher(all, watched()).modify(slim).inspect_ok(forget).reflect(writer).touched_objects();
+    let controller = Controller::for_stream(clusters, reader)
+        .with_config(ControllerConfig::default().debounce(Duration::from_millis(100)).concurrency(16))
+        .reconcile_on(changed.map(|(namespace, name)| ObjectRef::new(&name).within(&namespace)))
+        .reconcile_all_on(nodes)
+        .trigger_backoff(Pace::default())
+        .run(controller::reconcile, controller::on_error, context)
+        .for_each(|_| future::ready(()));
+    let wait = async move {
+        if late {
+            listed.await;
+        }
+    };
+    future::join(controller, wait).await;
+}
+
+/// How long a watch waits when it fails: never so long that the operator would be blind for long after an API server is back.
+#[derive(Clone, Default)]
 struct Pace {
     failures: u32,
 }
@@ -201,7 +308,7 @@ impl Iterator for Pace {
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
-        let base = 200u64 << self.failures.min(2);
+        let base = 200u64 << self.failures.min(3);
         self.failures = self.failures.saturating_add(1);
         // From half to all of it, so that operators that lost their watches together do not come back together.
         let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), self.failures);
@@ -213,34 +320,4 @@ impl Backoff for Pace {
     fn reset(&mut self) {
         self.failures = 0;
     }
-}
-
-fn cluster_of(pod: &Pod) -> Option<ObjectRef<DeserializeGuard<RtcCluster>>> {
-    let name = pod.labels().get(CLUSTER_LABEL)?;
-    Some(ObjectRef::new(name).within(&pod.namespace()?))
-}
-
-/// Says when a node changed in what matters here: not its heartbeats.
-fn changed_nodes(client: &Client) -> impl stream::Stream<Item = ()> + Send + 'static {
-    let nodes = watcher(Api::<Node>::all(client.clone()), watched()).default_backoff();
-    nodes
-        .touched_objects()
-        .predicate_filter(of_interest, Default::default())
-        .filter_map(|node| future::ready(node.is_ok().then_some(())))
-}
-
-fn of_interest(node: &Node) -> Option<u64> {
-    use std::hash::Hasher;
-    let mut hasher = std::hash::DefaultHasher::new();
-    node.annotations().hash(&mut hasher);
-    node.labels().hash(&mut hasher);
-    node.spec.as_ref().and_then(|spec| spec.unschedulable).hash(&mut hasher);
-    for taint in node.spec.iter().flat_map(|spec| spec.taints.iter().flatten()) {
-        (&taint.key, &taint.value, &taint.effect).hash(&mut hasher);
-    }
-    node.metadata.deletion_timestamp.is_some().hash(&mut hasher);
-    for address in node.status.iter().flat_map(|status| status.addresses.iter().flatten()) {
-        (&address.type_, &address.address).hash(&mut hasher);
-    }
-    Some(hasher.finish())
 }

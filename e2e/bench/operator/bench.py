@@ -208,8 +208,8 @@ def admin_ports(world):
 
 
 def memory(pid):
-    lines = dict(line.split(":", 1) for line in open(f"/proc/{pid}/status") if line.startswith("Vm"))
-    return [round(int(lines[name].split()[0]) / 1024, 1) for name in ("VmRSS", "VmHWM")]
+    lines = dict(line.split(":", 1) for line in open(f"/proc/{pid}/status") if line.startswith(("Vm", "Rss")))
+    return [round(int(lines[name].split()[0]) / 1024, 1) for name in ("VmRSS", "VmHWM", "RssFile")]
 
 
 def edits(world, count):
@@ -258,7 +258,7 @@ def measure(world):
     want = f"{world.arguments.nodes}/{world.arguments.nodes}"
     world.until("every node serves", lambda: big()["keyRing"]["acknowledged"] == want, 600)
     say("first start to every node serving, s", round(time.monotonic() - begun, 1))
-    say("RSS after that, and at most, MiB", memory(operator.pid))
+    say("RSS after that, at most, of files, MiB", memory(operator.pid))
     operator.kill()
     operator.wait()
     operator, begun = world.operator(), time.monotonic()
@@ -272,11 +272,11 @@ def measure(world):
     say(f"writes at rest in {world.arguments.rest}s", f"{len(writes)} {writes[:3] if writes else ''}")
     say("requests a second at rest", round(requests / world.arguments.rest, 1))
     say("requests per reconcile", round(requests / max(reconciles, 1), 1))
-    say("RSS at rest, and at most, MiB", memory(operator.pid))
+    say("RSS at rest, at most, of files, MiB", memory(operator.pid))
     times = edits(world, world.arguments.edits)
     say("spec to applied, p50, s", round(statistics.median(times), 3))
     say("spec to applied, p99, s", round(times[min(len(times) - 1, int(len(times) * 0.99))], 3))
-    say("RSS at the end, and at most, MiB", memory(operator.pid))
+    say("RSS at the end, at most, of files, MiB", memory(operator.pid))
 
 
 def main():

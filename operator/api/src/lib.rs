@@ -26,6 +26,9 @@ pub use status::RtcClusterStatus;
 pub const ROTATE_ANNOTATION: &str = "rtc-operator.dev/rotate";
 /// The annotation that names the id of a leaked key, to stop verifying it at once.
 pub const REVOKE_ANNOTATION: &str = "rtc-operator.dev/revoke-key";
+/// The annotation of a Secret `NAME-keys` that you made, with `NAME` as its value: its keys become the first ones of the
+/// RtcCluster's ring. Each entry is a key, its name the key's id, such as coturn's `static-auth-secret`.
+pub const ADOPT_ANNOTATION: &str = "rtc-operator.dev/adopt";
 /// The annotation of a node that lists the addresses under which clients reach it, separated by commas.
 /// `spec.turn.addresses.annotationKey` names another one.
 pub const ADDRESS_ANNOTATION: &str = "rtc-operator.dev/address";

@@ -179,6 +179,44 @@ pub const RULES: &[Rule] = &[
         },
     },
     Rule {
+        path: "spec.turn.addresses",
+        cel: "!has(self.stunServer) || \
+              self.stunServer.matches('^([^]:/@ []+|[[][0-9a-fA-F:.]+[]]):[0-9]+$')",
+        message: "stunServer is no host and port; write for example stun.example.com:3478",
+        holds: |spec| spec.turn.addresses.stun_server.as_deref().is_none_or(is_host_and_port),
+    },
+    Rule {
+        path: "spec.turn.addresses",
+        cel: "!has(self.stunServer) || self.order.exists(source, source == 'STUN')",
+        message: "stunServer is never asked, as order does not name STUN; write for example order: [Annotation, \
+                  NodeExternalIP, STUN], or leave stunServer out",
+        holds: |spec| {
+            let addresses = &spec.turn.addresses;
+            addresses.stun_server.is_none() || addresses.asked().is_some()
+        },
+    },
+    Rule {
+        path: "spec.signaling.webhook",
+        cel: "self.url.matches('^https://[^/?#@ ]+([/?#][^ ]*)?$') || \
+              self.url.matches('^http://[a-z0-9-]+[.][a-z0-9-]+[.]svc([.][a-z0-9.-]+)?(:[0-9]+)?([/?#][^ ]*)?$')",
+        message: "url must be https://, without a user, as who comes and goes could be read on the way; or http:// to a \
+                  Service of this cluster, such as http://backend.calls.svc/hooks",
+        holds: |spec| spec.signaling.webhook.as_ref().is_none_or(|webhook| is_webhook(&webhook.url)),
+    },
+    Rule {
+        path: "spec",
+        // The default of the spec itself is checked before those of its fields are put in.
+        cel: "self.?turn.?quotas.?fleetAllocationsPerUser.orValue(0) == 0 || \
+              self.?redis.?external.?mode.orValue('Standalone') == 'Standalone'",
+        message: "turn.quotas.fleetAllocationsPerUser needs one Redis that all TURN pods reach by one address; write \
+                  redis.external.mode: Standalone or leave redis.external out, or use turn.quotas.allocationsPerUser",
+        holds: |spec| {
+            let external = spec.redis.external.as_ref();
+            spec.turn.quotas.fleet_allocations_per_user == 0
+                || external.is_none_or(|external| external.mode == crate::spec::RedisMode::Standalone)
+        },
+    },
+    Rule {
         path: "spec.signaling",
         // The schema has put the default in by now, so that it alone cannot be told from silence.
         cel: "!has(self.autoscaling) || self.replicas == 2",
@@ -241,6 +279,38 @@ pub const RULES: &[Rule] = &[
         holds: |spec| spec.redis.managed.is_none() || spec.redis.external.is_none(),
     },
 ];
+
+/// `host:port`, with an IPv6 address in brackets.
+fn is_host_and_port(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let name = !host.is_empty() && !host.contains(['[', ']', ':', '/', '@', ' ']);
+    let v6 = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let v6 = v6.is_some_and(|v6| {
+        !v6.is_empty() && v6.bytes().all(|c| c.is_ascii_hexdigit() || matches!(c, b':' | b'.'))
+    });
+    (name || v6) && !port.is_empty() && port.bytes().all(|c| c.is_ascii_digit())
+}
+
+/// `https://` without a user, or `http://` to a Service of the cluster.
+fn is_webhook(url: &str) -> bool {
+    let authority = |rest: &str| rest.split(['/', '?', '#']).next().unwrap_or_default().to_owned();
+    if url.contains(' ') {
+        return false;
+    }
+    if let Some(rest) = url.strip_prefix("https://") {
+        let authority = authority(rest);
+        return !authority.is_empty() && !authority.contains('@');
+    }
+    let Some(rest) = url.strip_prefix("http://") else { return false };
+    let authority = authority(rest);
+    let (host, port) = authority.split_once(':').unwrap_or((&authority, "80"));
+    let label = |part: &str| {
+        !part.is_empty() && part.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-')
+    };
+    let parts: Vec<_> = host.split('.').collect();
+    let digits = !port.is_empty() && port.bytes().all(|c| c.is_ascii_digit());
+    digits && parts.len() >= 3 && parts[2] == "svc" && parts.into_iter().all(label)
+}
 
 fn unique<K: PartialEq>(listeners: &[Listener], key: impl Fn(&Listener) -> K) -> bool {
     listeners.iter().enumerate().all(|(i, a)| listeners[..i].iter().all(|b| key(a) != key(b)))

@@ -36,7 +36,7 @@ pub struct RtcClusterStatus {
     /// What is so and what is not, each with a reason and a sentence that says what to do: Ready, Progressing,
     /// Degraded, SignalingAvailable, TurnAvailable, AddressesResolved, KeyRingInSync, Draining, Paused,
     /// PodSecurityAdmitted; and where the manifest asks for what they are about AutoscalingActive, RouteReady,
-    /// SecretsResolved, CertificatesValid and MonitoringApplied.
+    /// SecretsResolved, CertificatesValid, FleetQuotaActive and MonitoringApplied.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
 }
@@ -95,9 +95,12 @@ pub struct NodeStatus {
     /// The revision of the key ring that it verifies by.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_ring_revision: Option<i64>,
-    /// Since when it drains; its pod is replaced `update.deadline` later at the latest.
+    /// Since when its pod drains to be replaced; `allocations` tells how many it waits for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub draining_since: Option<Time>,
+    /// When it is replaced at the latest, with the calls that it has then: `update.deadline` after it began to drain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drain_deadline: Option<Time>,
 }
 
 /// Whether clients are sent to a node.

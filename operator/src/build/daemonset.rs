@@ -1,13 +1,14 @@
 //! The TURN pods, on the network of their nodes.
 
 use k8s_openapi::api::core::v1::Toleration;
-use rtc_operator_api::spec::{AddressFamily, Listener, Update, UpdateStrategy};
+use rtc_operator_api::spec::{AddressFamily, Listener, Update, UpdateStrategy, WhenStoreIsAway};
 use serde_json::{Value, json};
 
 use crate::controller::secrets::{CERTIFICATE, KEY, turn_certificate};
 
 use super::{
-    ADMIN_PORT_ANNOTATION, Build, Desired, KEYS_DIR, Kind, TEMPLATE_LABEL, TURN_DIR, fingerprint, pod,
+    ADMIN_PORT_ANNOTATION, Build, Desired, KEYS_DIR, Kind, TEMPLATE_LABEL, TURN_DIR, fingerprint, pod, redis,
+    store,
 };
 
 /// How long a pod may take, in seconds, that is deleted although it has calls.
@@ -64,6 +65,9 @@ fn template(build: &Build<'_>) -> Value {
     let mut files = if turn.relays() { pod::files(build) } else { pod::admin_token(build) };
     if let Some(secret) = turn_certificate(spec) {
         files.secret("tls", &secret.name, &[CERTIFICATE, KEY]);
+    }
+    if let Some(external) = spec.redis.external.as_ref().filter(|_| turn.fleet_quota().is_some()) {
+        store::mount(external, &mut files);
     }
     let pull_secrets: Vec<_> = spec.image.pull_secrets.iter().map(|s| json!({"name": s.name})).collect();
     let mut ports: Vec<_> = turn
@@ -142,6 +146,7 @@ fn args(build: &Build<'_>) -> Vec<String> {
         // Within the grace period, so that the last allocations end by refusal rather than by a kill.
         format!("--drain-timeout={}s", grace(&turn.update).saturating_sub(5)),
     ]);
+    args.extend(turn.addresses.asked().map(|server| format!("--external-stun={server}")));
     if turn_certificate(&build.cluster.spec).is_some() {
         args.extend(pod::certificate_args());
     }
@@ -163,6 +168,18 @@ fn args(build: &Build<'_>) -> Vec<String> {
     }
     if turn.quotas.allocations_per_user > 0 {
         args.push(format!("--user-quota={}", turn.quotas.allocations_per_user));
+    }
+    if let Some(quota) = turn.fleet_quota() {
+        args.push(format!("--fleet-user-quota={quota}"));
+        args.push(format!(
+            "--quota-fail={}",
+            if turn.quotas.when_store_is_away == WhenStoreIsAway::Open { "open" } else { "closed" }
+        ));
+        match &build.cluster.spec.redis.external {
+            Some(external) => args.extend(store::args(external, "quota-redis")),
+            // It has no password, so that its URL may be an argument.
+            None => args.push(format!("--quota-store={}", redis::url(build))),
+        }
     }
     if turn.quotas.bandwidth_per_allocation > 0 {
         args.push(format!("--bandwidth-quota={}", turn.quotas.bandwidth_per_allocation));

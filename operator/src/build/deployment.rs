@@ -2,13 +2,13 @@
 
 use rtc_operator_api::{
     RtcClusterSpec,
-    spec::{AuthMode, ExternalRedis, RedisMode, SecretKeyRef},
+    spec::{AuthMode, ExternalRedis, RedisMode},
 };
 use serde_json::{Value, json};
 
-use crate::controller::secrets::{AUTHORITIES, CERTIFICATE, KEY, jwt_keys};
+use crate::controller::secrets::{CERTIFICATE, KEY, jwt_keys};
 
-use super::{Build, Desired, KEYS_DIR, Kind, TURN_DIR, pod};
+use super::{Build, Desired, KEYS_DIR, Kind, TURN_DIR, pod, redis, store};
 
 pub(super) const PORT: u16 = 8080;
 pub(super) const ADMIN: u16 = 9642;
@@ -86,16 +86,11 @@ fn files(build: &Build<'_>) -> pod::Files {
     if let Some(keys) = jwt_keys(spec) {
         files.secret("jwt", &keys.name, &[&keys.key]);
     }
+    if let Some(webhook) = &spec.signaling.webhook {
+        files.secret("webhook", &webhook.secret_ref.name, &[&webhook.secret_ref.key]);
+    }
     if let Some(external) = &spec.redis.external {
-        let SecretKeyRef { name, key } = &external.url_secret_ref;
-        files.secret("redis", name, &[key]);
-        let tls = external.tls.as_ref();
-        if let Some(ca) = tls.and_then(|tls| tls.ca_secret_ref.as_ref()) {
-            files.secret("redis-ca", &ca.name, &[AUTHORITIES]);
-        }
-        if let Some(client) = tls.and_then(|tls| tls.client_secret_ref.as_ref()) {
-            files.secret("redis-client", &client.name, &[CERTIFICATE, KEY]);
-        }
+        store::mount(external, &mut files);
     }
     files
 }
@@ -116,7 +111,11 @@ fn args(build: &Build<'_>) -> Vec<String> {
         args.extend(pod::certificate_args());
     }
     args.extend(auth(spec));
-    args.extend(spec.redis.external.iter().flat_map(redis));
+    if let Some(webhook) = &spec.signaling.webhook {
+        args.push(format!("--webhook-url={}", webhook.url));
+        args.push(format!("--webhook-secret-file=/etc/rtc/webhook/{}", webhook.secret_ref.key));
+    }
+    args.extend(spec.redis.external.iter().flat_map(external_redis));
     args
 }
 
@@ -131,21 +130,12 @@ fn auth(spec: &RtcClusterSpec) -> Vec<String> {
     args
 }
 
-/// By files alone, which are followed: a new password needs no restart, and none is in the environment.
-fn redis(external: &ExternalRedis) -> Vec<String> {
-    let mut args = vec![format!("--redis-url-file=/etc/rtc/redis/{}", external.url_secret_ref.key)];
+fn external_redis(external: &ExternalRedis) -> Vec<String> {
+    let mut args = store::args(external, "redis");
     match external.mode {
         RedisMode::Standalone => {}
         RedisMode::Sentinel => args.push("--redis-mode=sentinel".to_owned()),
         RedisMode::Cluster => args.push("--redis-mode=cluster".to_owned()),
-    }
-    let tls = external.tls.as_ref();
-    if tls.is_some_and(|tls| tls.ca_secret_ref.is_some()) {
-        args.push(format!("--redis-ca=/etc/rtc/redis-ca/{AUTHORITIES}"));
-    }
-    if tls.is_some_and(|tls| tls.client_secret_ref.is_some()) {
-        args.push(format!("--redis-cert=/etc/rtc/redis-client/{CERTIFICATE}"));
-        args.push(format!("--redis-key=/etc/rtc/redis-client/{KEY}"));
     }
     args
 }
@@ -155,7 +145,7 @@ fn env(build: &Build<'_>) -> Option<Value> {
     build.cluster.spec.redis.external.is_none().then(|| {
         json!([{
             "name": "RTC_SIGNALING_STORE",
-            "value": format!("redis://{}:{}", build.object_name("redis"), super::redis::PORT),
+            "value": redis::url(build),
         }])
     })
 }

@@ -15,7 +15,9 @@ pub mod secret;
 pub mod service;
 pub mod serviceaccount;
 pub mod servicemonitor;
+pub mod store;
 
+use kube::core::{ApiResource, GroupVersionKind};
 use rtc_operator_api::{RtcCluster, RtcClusterSpec, spec::AddressFamily};
 use serde_json::{Value, json};
 
@@ -100,6 +102,13 @@ impl Kind {
             Self::ServiceMonitor => "ServiceMonitor",
             Self::PrometheusRule => "PrometheusRule",
         }
+    }
+
+    /// As a client asks for it.
+    #[must_use]
+    pub fn resource(self) -> ApiResource {
+        let (group, version) = self.api_version().rsplit_once('/').unwrap_or(("", self.api_version()));
+        ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, self.name()))
     }
 
     /// Whether a spec has objects of this kind. Those of most kinds are always there.

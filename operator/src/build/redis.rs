@@ -8,6 +8,12 @@ pub(super) const PORT: u16 = 6379;
 /// The uid of `redis` in the official image.
 const UID: i64 = 999;
 
+/// How this RtcCluster's own pods reach it, be they on the network of their nodes.
+#[must_use]
+pub fn url(build: &Build<'_>) -> String {
+    format!("redis://{}:{PORT}", build.object_name("redis"))
+}
+
 /// Its Deployment and Service; none where the manifest names a Redis of its own.
 #[must_use]
 pub fn build(build: &Build<'_>) -> Vec<Desired> {

@@ -1,6 +1,8 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 mod arguments;
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::*;
@@ -125,7 +127,8 @@ fn tokens_are_checked_by_mounted_keys_or_by_the_issuers() {
         let issuer = auth(json!({"jwksURL": url}));
         let deployment = built(issuer.clone(), deployment::build);
         assert!(args(&deployment).contains(&format!("--jwt-jwks-url={url}").as_str()));
-        let policy = built(issuer, |build| networkpolicy::build(build, "rtc-system").remove(0));
+        let policy =
+            built(issuer, |build| networkpolicy::build(build, "rtc-system", &BTreeSet::new()).remove(0));
         let last = policy["spec"]["egress"].as_array().and_then(|list| list.last()).unwrap();
         assert_eq!(*last, json!({"ports": [{"port": port, "protocol": "TCP"}]}));
     }
@@ -154,13 +157,16 @@ fn an_external_redis_is_named_by_files_alone() {
     assert_eq!(mounted(&deployment, "redis"), ("/etc/rtc/redis", vec!["url"]));
     assert_eq!(mounted(&deployment, "ca"), ("/etc/rtc/redis-ca", vec!["ca.crt"]));
     let policies = json!({"redis": {"external": {"urlSecretRef": {"name": "redis", "key": "url"}}}});
-    let policy = built(policies, |build| networkpolicy::build(build, "rtc-system").remove(0));
+    let policy =
+        built(policies, |build| networkpolicy::build(build, "rtc-system", &BTreeSet::new()).remove(0));
     assert_eq!(policy["spec"]["policyTypes"], json!(["Ingress"]));
 }
 
 #[test]
 fn a_managed_redis_is_all_that_signaling_reaches_beside_dns() {
-    let policies = |build: &Build<'_>, which: usize| networkpolicy::build(build, "rtc-system").remove(which);
+    let policies = |build: &Build<'_>, which: usize| {
+        networkpolicy::build(build, "rtc-system", &BTreeSet::new()).remove(which)
+    };
     let signaling = built(json!({}), |build| policies(build, 0));
     let out = signaling["spec"]["egress"].as_array().unwrap();
     assert_eq!(out.len(), 2);
@@ -168,6 +174,60 @@ fn a_managed_redis_is_all_that_signaling_reaches_beside_dns() {
     assert_eq!(out[1]["to"][0]["podSelector"]["matchLabels"][COMPONENT_LABEL], "redis");
     let redis = built(json!({}), |build| policies(build, 1));
     assert_eq!(redis["spec"]["egress"], json!([]));
+}
+
+#[test]
+fn webhooks_are_signed_by_a_mounted_secret_and_let_out() {
+    let webhook = |url: &str| json!({"signaling": {"webhook": {"url": url, "secretRef": {"name": "hook", "key": "s"}}}});
+    let deployment = built(webhook("https://a.example.com/hooks"), deployment::build);
+    for flag in ["--webhook-url=https://a.example.com/hooks", "--webhook-secret-file=/etc/rtc/webhook/s"] {
+        assert!(args(&deployment).contains(&flag), "{flag}");
+    }
+    assert_eq!(mounted(&deployment, "hook"), ("/etc/rtc/webhook", vec!["s"]));
+    let inside =
+        json!({"to": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "backend"}}}]});
+    let port = |port: u16| json!({"ports": [{"port": port, "protocol": "TCP"}]});
+    for (url, expected) in [
+        ("https://a.example.com/hooks", port(443)),
+        ("https://a.example.com:8443/hooks", port(8443)),
+        // The Service's port need not be the pods'.
+        ("http://hooks.backend.svc/a", inside.clone()),
+        ("http://hooks.backend.svc.cluster.local:8080", inside),
+    ] {
+        let policy = built(webhook(url), |build| {
+            networkpolicy::build(build, "rtc-system", &BTreeSet::new()).remove(0)
+        });
+        let last = policy["spec"]["egress"].as_array().and_then(|list| list.last()).unwrap();
+        assert_eq!(*last, expected, "{url}");
+    }
+}
+
+#[test]
+fn a_quota_of_the_fleet_leads_turn_pods_to_redis() {
+    let quotas = json!({"fleetAllocationsPerUser": 4, "whenStoreIsAway": "Closed"});
+    let turn = built(json!({"turn": {"quotas": quotas}}), daemonset::build);
+    for flag in ["--fleet-user-quota=4", "--quota-fail=closed", "--quota-store=redis://calls-redis:6379"] {
+        assert!(args(&turn).contains(&flag), "{flag} in {:?}", args(&turn));
+    }
+    let nodes = BTreeSet::from(["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()]);
+    let redis = |spec: Value| {
+        let policy = built(spec, |build| networkpolicy::build(build, "rtc-system", &nodes).remove(1));
+        policy["spec"]["ingress"][0]["from"].as_array().unwrap()[1..].to_vec()
+    };
+    let blocks = ["192.0.2.1/32", "2001:db8::1/128"].map(|cidr| json!({"ipBlock": {"cidr": cidr}}));
+    assert_eq!(redis(json!({"turn": {"quotas": quotas}})), blocks);
+    assert!(redis(json!({})).is_empty());
+
+    let external =
+        json!({"urlSecretRef": {"name": "redis", "key": "url"}, "tls": {"caSecretRef": {"name": "ca"}}});
+    let turn = built(json!({"turn": {"quotas": quotas}, "redis": {"external": external}}), daemonset::build);
+    for flag in ["--quota-redis-url-file=/etc/rtc/redis/url", "--quota-redis-ca=/etc/rtc/redis-ca/ca.crt"] {
+        assert!(args(&turn).contains(&flag), "{flag}");
+    }
+    assert_eq!(mounted(&turn, "redis"), ("/etc/rtc/redis", vec!["url"]));
+    // STUN alone counts nothing.
+    let stun = built(json!({"turn": {"mode": "STUNOnly", "quotas": quotas}}), daemonset::build);
+    assert!(args(&stun).iter().all(|flag| !flag.contains("quota")));
 }
 
 #[test]

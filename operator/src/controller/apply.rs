@@ -5,9 +5,12 @@ use std::{collections::HashMap, sync::Mutex};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, ResourceExt,
-    api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions, ValidationDirective},
+    api::{
+        DeleteParams, DynamicObject, ObjectMeta, Patch, PatchParams, PostParams, Preconditions,
+        ValidationDirective,
+    },
 };
-use rtc_operator_api::RtcCluster;
+use rtc_operator_api::{ADOPT_ANNOTATION, RtcCluster};
 use serde_json::{Value, json};
 
 use super::{
@@ -19,6 +22,7 @@ use super::{
 use crate::{
     build::{Desired, FILES_ANNOTATION, Kind, daemonset, fingerprint},
     drain::Move,
+    rotation,
 };
 
 /// The annotation that tells from what an object was last applied, so that a field that is no longer wanted is
@@ -39,7 +43,8 @@ pub struct Outcome {
 /// Objects as the API server keeps them, where that differs in notation from what was applied.
 #[derive(Default)]
 pub struct Written {
-    kept: Mutex<HashMap<String, (u64, Value)>>,
+    /// By object, what it was applied from, and a fingerprint of what it has instead.
+    kept: Mutex<HashMap<String, (u64, u64)>>,
     /// When a status was last written, in Unix seconds.
     pub(super) statuses: Mutex<HashMap<String, u64>>,
 }
@@ -53,8 +58,19 @@ pub async fn apply(cluster: &RtcCluster, observed: &Observed, plan: &Plan, conte
     let namespace = cluster.namespace().unwrap_or_default();
     for desired in &plan.objects {
         let live = observed.object(desired.kind, &desired.name);
+        let strange = live.is_some_and(|live| adoptable(cluster, live));
+        if let (Kind::Secret, true, Some(why)) = (desired.kind, strange, &plan.ring.rebuilt) {
+            outcome.error = Some(Error::NotAdopted { secret: desired.name.clone(), why: why.clone() });
+            return outcome;
+        }
         match write(cluster, &namespace, desired, live, context).await {
-            Ok(()) => outcome.ring |= desired.kind == Kind::Secret,
+            Ok(()) if desired.kind == Kind::Secret => {
+                outcome.ring = true;
+                if let Err(error) = drop_retired(&namespace, &desired.name, observed, plan, context).await {
+                    outcome.error.get_or_insert(error);
+                }
+            }
+            Ok(()) => {}
             Err(error) => {
                 outcome.error.get_or_insert(error);
                 // Without the ring or the fleet, pods must not be told of them.
@@ -84,6 +100,23 @@ pub async fn apply(cluster: &RtcCluster, observed: &Observed, plan: &Plan, conte
     outcome
 }
 
+/// Whether there is anything that [`apply`] would write.
+#[must_use]
+pub fn is_due(observed: &Observed, plan: &Plan, namespace: &str, context: &Context) -> bool {
+    let stands = |desired: &Desired| {
+        let (hash, value) = stamp(desired);
+        let key = written_as(namespace, desired);
+        let live = observed.object(desired.kind, &desired.name);
+        live.is_some_and(|live| context.written.stands(&key, hash, &value, &json!(live)))
+    };
+    let moves = !plan.remove.is_empty() || !plan.moves.is_empty() || !plan.refresh.is_empty();
+    plan.acts && (moves || !plan.objects.iter().all(stands))
+}
+
+fn written_as(namespace: &str, desired: &Desired) -> String {
+    format!("{namespace}/{} {}", desired.kind.name(), desired.name)
+}
+
 async fn write(
     cluster: &RtcCluster,
     namespace: &str,
@@ -92,11 +125,16 @@ async fn write(
     context: &Context,
 ) -> Result<(), Error> {
     let what = format!("{} {}", desired.kind.name(), desired.name);
-    if live.is_some_and(|live| !owned(cluster, live)) {
-        return Err(Error::Foreign(what));
+    match (live.is_some_and(|live| !owned(cluster, live)), desired.kind) {
+        (false, _) => {}
+        (true, Kind::Secret) if live.is_some_and(|live| adoptable(cluster, live)) => {
+            tracing::info!(namespace, what, "adopting its keys");
+        }
+        (true, Kind::Secret) => return Err(Error::ForeignKeys(desired.name.clone(), cluster.name_any())),
+        (true, _) => return Err(Error::Foreign(what)),
     }
     let (hash, value) = stamp(desired);
-    let key = format!("{namespace}/{what}");
+    let key = written_as(namespace, desired);
     if let Some(live) = live
         && context.written.stands(&key, hash, &value, &json!(live))
     {
@@ -119,7 +157,7 @@ async fn write(
         .map_err(|source| Error::Apply { what: what.clone(), source: Box::new(source) })?;
     tracing::info!(namespace, what, "applied");
     context.metrics.wrote(desired.kind.name());
-    context.written.keep(key, hash, project(&json!(applied), &value));
+    context.written.keep(key, hash, &value, &json!(applied));
     Ok(())
 }
 
@@ -146,6 +184,32 @@ async fn claim(
     let made = api(context, namespace, desired.kind).create(&params, &empty).await.map_err(error)?;
     value["metadata"]["resourceVersion"] = json!(made.resource_version());
     Ok(value)
+}
+
+/// Takes keys that have left the ring out of the Secret where somebody else put them in: what is applied no longer
+/// leaves only if nobody else ever wrote it.
+async fn drop_retired(
+    namespace: &str,
+    name: &str,
+    observed: &Observed,
+    plan: &Plan,
+    context: &Context,
+) -> Result<(), Error> {
+    let before = rotation::as_it_is(&observed.ring).ring.keys;
+    let left: serde_json::Map<_, _> = before
+        .iter()
+        .filter(|key| plan.ring.ring.get(&key.id).is_none())
+        .map(|key| (key.id.to_string(), Value::Null))
+        .collect();
+    if left.is_empty() {
+        return Ok(());
+    }
+    let patch = Patch::Merge(json!({"data": left}));
+    let patched = api(context, namespace, Kind::Secret).patch(name, &PatchParams::default(), &patch).await;
+    patched.map(drop).map_err(|source| Error::Apply {
+        what: format!("keys that are no longer in the ring out of Secret {name}"),
+        source: Box::new(source),
+    })
 }
 
 /// Who has the number of replicas from when the operator lets go of it until the autoscaler sets it.
@@ -206,6 +270,12 @@ fn owned(cluster: &RtcCluster, live: &DynamicObject) -> bool {
     live.owner_references().iter().any(|owner| Some(&owner.uid) == cluster.metadata.uid.as_ref())
 }
 
+/// Whether somebody has given a Secret to this cluster, and no controller has it.
+fn adoptable(cluster: &RtcCluster, live: &DynamicObject) -> bool {
+    let given = live.annotations().get(ADOPT_ANNOTATION);
+    given.is_some() && given == cluster.metadata.name.as_ref() && live.owner_references().is_empty()
+}
+
 /// The object with the annotation that tells what it was applied from.
 fn stamp(desired: &Desired) -> (u64, Value) {
     let mut value = desired.value.clone();
@@ -220,21 +290,43 @@ fn stamp(desired: &Desired) -> (u64, Value) {
 
 impl Written {
     fn stands(&self, key: &str, hash: u64, desired: &Value, live: &Value) -> bool {
-        let mut desired = desired.clone();
-        if let Some(metadata) = desired["metadata"].as_object_mut() {
-            metadata.remove("resourceVersion");
-        }
-        let projection = project(live, &desired);
-        if projection == desired {
-            return true;
-        }
+        let (same, projection) = compare(desired, live);
         let kept = self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        kept.get(key).is_some_and(|(of, kept)| *of == hash && project(kept, &desired) == projection)
+        same || kept.get(key) == Some(&(hash, fingerprint(&projection.to_string())))
     }
 
-    fn keep(&self, key: String, hash: u64, projection: Value) {
-        self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(key, (hash, projection));
+    /// Forgets a cluster that is gone, and what was its.
+    pub(super) fn forget(&self, metadata: &ObjectMeta) {
+        let (namespace, cluster) = (metadata.namespace.as_deref(), metadata.name.as_deref());
+        let (namespace, cluster) = (namespace.unwrap_or_default(), cluster.unwrap_or_default());
+        let mut kept = self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        for (kind, suffix) in super::dereference::OWNED {
+            kept.remove(&format!("{namespace}/{} {cluster}-{suffix}", kind.name()));
+        }
+        let mut statuses = self.statuses.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        statuses.remove(&format!("{namespace}/{cluster}"));
     }
+
+    /// Notes how the API server keeps what was applied, where it writes it in another way.
+    fn keep(&self, key: String, hash: u64, desired: &Value, live: &Value) {
+        let (same, projection) = compare(desired, live);
+        let mut kept = self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if same {
+            kept.remove(&key);
+        } else {
+            kept.insert(key, (hash, fingerprint(&projection.to_string())));
+        }
+    }
+}
+
+/// Whether an object has what is desired, in the same words; and what it has instead.
+fn compare(desired: &Value, live: &Value) -> (bool, Value) {
+    let mut desired = desired.clone();
+    if let Some(metadata) = desired.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("resourceVersion");
+    }
+    let projection = project(live, &desired);
+    (projection == desired, projection)
 }
 
 /// Of `value`, the fields that `shape` has.
@@ -367,7 +459,7 @@ mod tests {
         let desired = json!({"cpu": "1000m"});
         let live = json!({"cpu": "1", "more": true});
         assert!(!written.stands("a", 1, &desired, &live));
-        written.keep("a".into(), 1, project(&live, &desired));
+        written.keep("a".into(), 1, &desired, &live);
         assert!(written.stands("a", 1, &desired, &live));
         assert!(!written.stands("a", 1, &desired, &json!({"cpu": "2"})));
         assert!(!written.stands("a", 2, &desired, &live));

@@ -160,10 +160,6 @@ fn degraded(plan: &Plan, verdict: &Verdict, error: Option<&Error>) -> Fact {
         let message = format!("{}; until then the pods that need it stay as they are", missing.message);
         return fact(KIND, true, missing.reason, message);
     }
-    if !verdict.without_effect.is_empty() {
-        let message = format!("without effect so far: {}", verdict.without_effect.join(", "));
-        return fact(KIND, true, "FieldNotSupported", message);
-    }
     if !verdict.for_trying_out.is_empty() {
         return fact(KIND, false, "ForTryingOut", verdict.for_trying_out.join("; "));
     }
@@ -228,6 +224,7 @@ pub fn why(node: &PlannedNode) -> String {
         None => String::new(),
         Some(Reason::Address(reason) | Reason::NotReady(reason) | Reason::Cordoned(reason)) => reason.clone(),
         Some(Reason::Draining) => "its pod is being replaced".to_owned(),
+        Some(Reason::Asked) => "its pod has not said yet what the STUN server tells".to_owned(),
         Some(Reason::Keys) => "its pod has not read the key ring yet".to_owned(),
         Some(Reason::Unread) => "its pod has not read its address yet".to_owned(),
     }
@@ -243,8 +240,22 @@ fn addresses(plan: &Plan) -> Fact {
             _ => None,
         })
         .collect();
+    let silent: Vec<_> = plan.nodes.iter().filter_map(|node| Some((node, node.stun.as_ref()?))).collect();
     match missing.len() {
-        0 => fact(KIND, true, "Resolved", "every TURN node has an address"),
+        0 if silent.is_empty() => fact(KIND, true, "Resolved", "every TURN node has an address"),
+        0 => {
+            let said: Vec<_> = silent
+                .iter()
+                .take(5)
+                .map(|(node, why)| {
+                    let used: Vec<_> = node.addresses.iter().map(ToString::to_string).collect();
+                    format!("{}: {why}; clients are told {}", node.node, used.join(", "))
+                })
+                .collect();
+            let more =
+                if silent.len() > 5 { format!("; and {} more", silent.len() - 5) } else { String::new() };
+            fact(KIND, true, "StunSilent", format!("{}{more}", said.join("; ")))
+        }
         count => {
             let more = if count > 5 { format!("; and {} more", count - 5) } else { String::new() };
             let message = format!("{}{more}", missing[..count.min(5)].join("; "));

@@ -1,9 +1,10 @@
 //! Reads everything that the later steps need. They read nothing themselves.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -14,7 +15,6 @@ use k8s_openapi::{
 use kube::{
     Api, ResourceExt,
     api::{DynamicObject, ListParams},
-    core::{ApiResource, GroupVersionKind},
 };
 use rtc_credentials::Fleet;
 use rtc_operator_api::RtcCluster;
@@ -23,13 +23,14 @@ use super::{
     Context, Error,
     poll::{self, SignalingReport, TurnReport},
     secrets::{self, Given},
+    watched::{self, Seen, Watched},
 };
 use crate::{
     build::{
         CLUSTER_LABEL, COMPONENT_LABEL, FILES_ANNOTATION, Kind, TEMPLATE_LABEL, configmap,
         secret::ROTATED_ANNOTATION,
     },
-    rotation::Stored,
+    rotation::{self, Stored},
 };
 
 /// The annotation of a TURN pod that keeps since when it drains, in Unix seconds.
@@ -67,7 +68,7 @@ pub const OWNED: [(Kind, &str); 21] = [
 ];
 
 /// A TURN pod.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct TurnPod {
     /// Its name.
     pub name: String,
@@ -102,7 +103,7 @@ impl TurnPod {
 }
 
 /// A signaling pod.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct SignalingPod {
     /// Its name.
     pub name: String,
@@ -125,8 +126,6 @@ pub struct Observed {
     pub now: u64,
     /// The Secret's content.
     pub ring: Stored,
-    /// The Secret's version, so that a change in between is noticed.
-    pub ring_version: Option<String>,
     /// The last `turn.json`.
     pub fleet: Option<Fleet>,
     /// The objects that exist, by kind and name.
@@ -138,7 +137,7 @@ pub struct Observed {
     /// The signaling pods, by name.
     pub signaling: Vec<SignalingPod>,
     /// The nodes of the TURN pods, by name.
-    pub nodes: BTreeMap<String, Node>,
+    pub nodes: BTreeMap<String, Arc<Node>>,
     /// The Secrets that the manifest names and that there are, by name.
     pub given: BTreeMap<String, Given>,
     /// The namespace's level of Pod Security, where it enforces one.
@@ -153,13 +152,72 @@ impl Observed {
     }
 }
 
-/// Reads what there is for a cluster.
+/// Reads what there is for a cluster, afresh.
 ///
 /// # Errors
 /// [`Error::Read`] when the API server does not answer. A pod that does not is no error.
 pub async fn dereference(cluster: &RtcCluster, context: &Context) -> Result<Observed, Error> {
     let namespace = cluster.namespace().unwrap_or_default();
-    let (objects, unserved) = objects(cluster, context, &namespace).await?;
+    let name = cluster.name_any();
+    let found = objects(cluster, context, &namespace).await?;
+    let turn = pods(context, &namespace, &name, "turn", turn_pod).await?;
+    let signaling = pods(context, &namespace, &name, "signaling", signaling_pod).await?;
+    let nodes = nodes(context, &turn).await?;
+    let pod_security = pod_security(context, &namespace).await?;
+    assemble(cluster, context, found, (turn, signaling), nodes, pod_security, false).await
+}
+
+/// What watches told of a cluster, with what its pods say themselves: nothing to act on. `None` while not all has been
+/// listed once.
+///
+/// # Errors
+/// [`Error::Read`] when what is not watched cannot be read.
+pub async fn glance(cluster: &RtcCluster, context: &Context) -> Result<Option<Observed>, Error> {
+    let whose = (cluster.namespace().unwrap_or_default(), cluster.name_any());
+    let (namespace, name) = (&whose.0, &whose.1);
+    if !context.watched.is_ready(namespace) {
+        return Ok(None);
+    }
+    let mut objects = context.watched.objects(&whose);
+    let mut unserved = BTreeSet::new();
+    // Kinds that an API server need not have are not watched.
+    let others = OWNED.iter().filter(|(kind, _)| !watched::KINDS.contains(kind));
+    for (kind, suffix) in others.filter(|(kind, suffix)| wanted_now(cluster, *kind, suffix)) {
+        match find(context, namespace, *kind, format!("{name}-{suffix}")).await? {
+            Found::Object(key, object) => drop(objects.insert(key, *object)),
+            Found::Unserved(kind) => drop(unserved.insert(kind)),
+            Found::Nothing => {}
+        }
+    }
+    let (mut turn, mut signaling) = (Vec::new(), Vec::new());
+    for seen in context.watched.pods(&whose) {
+        match seen {
+            Seen::Turn(pod) => turn.push(pod),
+            Seen::Signaling(pod) => signaling.push(pod),
+        }
+    }
+    let names: BTreeSet<_> = turn.iter().filter_map(|pod| pod.node.clone()).collect();
+    let nodes =
+        names.into_iter().filter_map(|name| Some((name.clone(), context.watched.node(&name)?))).collect();
+    let pod_security = match context.pod_security.recent(namespace) {
+        Some(level) => level,
+        None => pod_security(context, namespace).await?,
+    };
+    let pods = (turn, signaling);
+    assemble(cluster, context, (objects, unserved), pods, nodes, pod_security, true).await.map(Some)
+}
+
+/// Asks the pods, and puts together what is known. At a `glance` a pod is not asked again so soon that nothing waits for.
+async fn assemble(
+    cluster: &RtcCluster,
+    context: &Context,
+    (objects, unserved): (Objects, BTreeSet<&'static str>),
+    (turn, signaling): (Vec<TurnPod>, Vec<SignalingPod>),
+    nodes: BTreeMap<String, Arc<Node>>,
+    pod_security: Option<String>,
+    glance: bool,
+) -> Result<Observed, Error> {
+    let namespace = cluster.namespace().unwrap_or_default();
     let name = cluster.name_any();
     let secret = objects.get(&(Kind::Secret.name(), format!("{name}-keys")));
     let ring = secret.map(stored).unwrap_or_default();
@@ -169,29 +227,26 @@ pub async fn dereference(cluster: &RtcCluster, context: &Context) -> Result<Obse
         .get(&(Kind::ConfigMap.name(), format!("{name}-turn")))
         .and_then(|object| object.data["data"][configmap::FILE].as_str())
         .and_then(|text| Fleet::from_json(text.as_bytes()).ok());
-    let turn_pods = pods(context, &namespace, &name, "turn").await?;
-    let signaling_pods = pods(context, &namespace, &name, "signaling").await?;
-    let nodes = nodes(context, &turn_pods).await?;
-    let turn = stream::iter(turn_pods.iter().map(turn_pod).collect::<Vec<_>>())
-        .map(|pod| ask_turn(pod, &token))
-        .buffered(POLLS_AT_A_TIME)
-        .collect()
-        .await;
-    let signaling = stream::iter(signaling_pods.iter().map(signaling_pod).collect::<Vec<_>>())
-        .map(|pod| ask_signaling(pod, &token))
-        .buffered(POLLS_AT_A_TIME)
-        .collect()
-        .await;
+    let asking = Asking {
+        namespace: &namespace,
+        token: &token,
+        watched: &context.watched,
+        glance,
+        ring: rotation::as_it_is(&ring).ring.revision,
+        fleet: fleet.as_ref().map(|fleet| fleet.revision.as_str()),
+    };
+    let turn = stream::iter(turn).map(|pod| asking.turn(pod)).buffered(POLLS_AT_A_TIME).collect().await;
+    let signaling =
+        stream::iter(signaling).map(|pod| asking.signaling(pod)).buffered(POLLS_AT_A_TIME).collect().await;
     Ok(Observed {
         now: rtc_service::clock::unix_now(),
-        ring_version: secret.and_then(ResourceExt::resource_version),
         ring,
         fleet,
         turn,
         signaling,
         nodes,
         given: given(cluster, context, &namespace).await?,
-        pod_security: pod_security(context, &namespace).await?,
+        pod_security,
         objects,
         unserved,
     })
@@ -200,9 +255,7 @@ pub async fn dereference(cluster: &RtcCluster, context: &Context) -> Result<Obse
 /// A typed handle on objects of a kind.
 #[must_use]
 pub fn api(context: &Context, namespace: &str, kind: Kind) -> Api<DynamicObject> {
-    let (group, version) = kind.api_version().rsplit_once('/').unwrap_or(("", kind.api_version()));
-    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind.name()));
-    Api::namespaced_with(context.client.clone(), namespace, &resource)
+    Api::namespaced_with(context.client.clone(), namespace, &kind.resource())
 }
 
 type Objects = BTreeMap<(&'static str, String), DynamicObject>;
@@ -221,30 +274,42 @@ async fn objects(
         }
     }
     let found: Vec<_> = stream::iter(wanted)
-        .map(|(kind, name)| async move {
-            let found = match api(context, namespace, kind).get(&name).await {
-                Ok(object) => Some(object),
-                Err(kube::Error::Api(status)) if status.code == 404 => {
-                    // Only who knows the kind can say which object is missing.
-                    if status.details.as_ref().is_none_or(|details| details.name.is_empty()) {
-                        return Ok((Some(kind.name()), None));
-                    }
-                    None
-                }
-                Err(source) => return Err(read(format!("{} {name}", kind.name()), source)),
-            };
-            Ok::<_, Error>((None, found.map(|object| ((kind.name(), name), object))))
-        })
+        .map(|(kind, name)| find(context, namespace, kind, name))
         .buffered(OWNED.len())
         .try_collect()
         .await?;
-    let unserved = found.iter().filter_map(|(unserved, _)| *unserved).collect();
-    let found: Objects = found.into_iter().filter_map(|(_, object)| object).collect();
+    let (mut objects, mut unserved) = (Objects::new(), BTreeSet::new());
+    for found in found {
+        match found {
+            Found::Object(key, object) => drop(objects.insert(key, *object)),
+            Found::Unserved(kind) => drop(unserved.insert(kind)),
+            Found::Nothing => {}
+        }
+    }
     for (kind, suffix) in &OWNED {
-        let there = found.contains_key(&(kind.name(), format!("{name}-{suffix}")));
+        let there = objects.contains_key(&(kind.name(), format!("{name}-{suffix}")));
         context.gone.note(&uid, *kind, suffix, !there && !wanted_now(cluster, *kind, suffix));
     }
-    Ok((found, unserved))
+    Ok((objects, unserved))
+}
+
+enum Found {
+    Object((&'static str, String), Box<DynamicObject>),
+    Nothing,
+    /// The API server does not know the kind.
+    Unserved(&'static str),
+}
+
+async fn find(context: &Context, namespace: &str, kind: Kind, name: String) -> Result<Found, Error> {
+    match api(context, namespace, kind).get(&name).await {
+        Ok(object) => Ok(Found::Object((kind.name(), name), Box::new(object))),
+        Err(kube::Error::Api(status)) if status.code == 404 => {
+            // Only who knows the kind can say which object is missing.
+            let unserved = status.details.as_ref().is_none_or(|details| details.name.is_empty());
+            Ok(if unserved { Found::Unserved(kind.name()) } else { Found::Nothing })
+        }
+        Err(source) => Err(read(format!("{} {name}", kind.name()), source)),
+    }
 }
 
 /// Whether an object is there as far as can be told from the cluster itself.
@@ -279,6 +344,30 @@ impl Gone {
     fn lock(&self) -> MutexGuard<'_, HashSet<(String, &'static str, &'static str)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Forgets a cluster that is gone.
+    pub(super) fn forget(&self, uid: &str) {
+        self.lock().retain(|(of, ..)| of != uid);
+    }
+}
+
+/// The levels of Pod Security of namespaces, which are not watched.
+#[derive(Default)]
+pub struct PodSecurity(Mutex<HashMap<String, (Instant, Option<String>)>>);
+
+impl PodSecurity {
+    /// How long a level is good for a glance.
+    const GOOD_FOR: Duration = Duration::from_secs(60);
+
+    fn recent(&self, namespace: &str) -> Option<Option<String>> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(namespace).filter(|(at, _)| at.elapsed() < Self::GOOD_FOR).map(|(_, level)| level.clone())
+    }
+
+    fn note(&self, namespace: &str, level: Option<String>) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.insert(namespace.to_owned(), (Instant::now(), level));
+    }
 }
 
 fn read(what: String, source: kube::Error) -> Error {
@@ -296,25 +385,21 @@ fn stored(secret: &DynamicObject) -> Stored {
     }
 }
 
-async fn pods(context: &Context, namespace: &str, cluster: &str, component: &str) -> Result<Vec<Pod>, Error> {
+/// The pods of a component, of which no more is kept than matters: a large fleet's are many megabytes.
+async fn pods<P>(
+    context: &Context,
+    namespace: &str,
+    cluster: &str,
+    component: &str,
+    keep: impl Fn(&Pod) -> P,
+) -> Result<Vec<P>, Error> {
     let selector = format!("{CLUSTER_LABEL}={cluster},{COMPONENT_LABEL}={component}");
     let api = Api::<Pod>::namespaced(context.client.clone(), namespace);
-    let mut pods = Vec::new();
-    pages(&api, ListParams::default().labels(&selector), |mut pod| {
-        // What nobody asks about is most of a pod.
-        pod.metadata.managed_fields = None;
-        if let Some(spec) = &mut pod.spec {
-            (spec.volumes, spec.tolerations) = (None, None);
-            for container in &mut spec.containers {
-                (container.args, container.env, container.volume_mounts) = (None, None, None);
-            }
-        }
-        pods.push(pod);
-    })
-    .await
-    .map_err(|source| read(format!("the {component} pods"), source))?;
-    pods.sort_by_key(ResourceExt::name_any);
-    Ok(pods)
+    let mut pods = BTreeMap::new();
+    pages(&api, ListParams::default().labels(&selector), |pod| drop(pods.insert(pod.name_any(), keep(&pod))))
+        .await
+        .map_err(|source| read(format!("the {component} pods"), source))?;
+    Ok(pods.into_values().collect())
 }
 
 /// Lists page by page, so that a large fleet is never in memory as a whole.
@@ -333,20 +418,15 @@ where
     }
 }
 
-async fn nodes(context: &Context, pods: &[Pod]) -> Result<BTreeMap<String, Node>, Error> {
-    let names: BTreeSet<_> = pods.iter().filter_map(node_of).collect();
+async fn nodes(context: &Context, pods: &[TurnPod]) -> Result<BTreeMap<String, Arc<Node>>, Error> {
+    let names: BTreeSet<_> = pods.iter().filter_map(|pod| pod.node.clone()).collect();
     let api = &Api::<Node>::all(context.client.clone());
     if names.len() > MOST_ONE_BY_ONE {
         let mut found = BTreeMap::new();
-        pages(api, ListParams::default(), |mut node: Node| {
+        pages(api, ListParams::default(), |node: Node| {
             let name = node.name_any();
             if names.contains(&name) {
-                node.metadata.managed_fields = None;
-                if let Some(status) = &mut node.status {
-                    (status.images, status.conditions, status.node_info) = (None, None, None);
-                    (status.capacity, status.allocatable) = (None, None);
-                }
-                found.insert(name, node);
+                found.insert(name, Arc::new(watched::trim_node(node)));
             }
         })
         .await
@@ -356,7 +436,7 @@ async fn nodes(context: &Context, pods: &[Pod]) -> Result<BTreeMap<String, Node>
     let found: Vec<_> = stream::iter(names)
         .map(|name| async move {
             let node = api.get_opt(&name).await.map_err(|source| read(format!("node {name}"), source))?;
-            Ok::<_, Error>(node.map(|node| (name, node)))
+            Ok::<_, Error>(node.map(|node| (name, Arc::new(watched::trim_node(node)))))
         })
         .buffered(MOST_ONE_BY_ONE)
         .try_collect()
@@ -383,7 +463,9 @@ async fn given(
 async fn pod_security(context: &Context, namespace: &str) -> Result<Option<String>, Error> {
     let found = Api::<Namespace>::all(context.client.clone()).get_opt(namespace).await;
     let found = found.map_err(|source| read(format!("namespace {namespace}"), source))?;
-    Ok(found.and_then(|ns| ns.labels().get("pod-security.kubernetes.io/enforce").cloned()))
+    let level = found.and_then(|ns| ns.labels().get("pod-security.kubernetes.io/enforce").cloned());
+    context.pod_security.note(namespace, level.clone());
+    Ok(level)
 }
 
 /// The node of a pod, also of one that a DaemonSet made for a node that has not taken it yet.
@@ -437,7 +519,7 @@ fn admin(pod: &Pod) -> Option<(IpAddr, u16)> {
     Some((ip, u16::try_from(port).ok()?))
 }
 
-fn turn_pod(pod: &Pod) -> TurnPod {
+pub(super) fn turn_pod(pod: &Pod) -> TurnPod {
     TurnPod {
         name: pod.name_any(),
         node: node_of(pod),
@@ -453,7 +535,7 @@ fn turn_pod(pod: &Pod) -> TurnPod {
     }
 }
 
-fn signaling_pod(pod: &Pod) -> SignalingPod {
+pub(super) fn signaling_pod(pod: &Pod) -> SignalingPod {
     SignalingPod {
         name: pod.name_any(),
         running: is_running(pod),
@@ -464,14 +546,50 @@ fn signaling_pod(pod: &Pod) -> SignalingPod {
     }
 }
 
-async fn ask_signaling(mut pod: SignalingPod, token: &str) -> SignalingPod {
-    pod.report = ask(&pod.name, pod.admin.filter(|_| pod.running), token).await;
-    pod
+/// How pods are asked.
+struct Asking<'a> {
+    namespace: &'a str,
+    token: &'a str,
+    watched: &'a Watched,
+    glance: bool,
+    /// What they are to know.
+    ring: u64,
+    fleet: Option<&'a str>,
 }
 
-async fn ask_turn(mut pod: TurnPod, token: &str) -> TurnPod {
-    pod.report = ask(&pod.name, pod.admin.filter(|_| pod.running), token).await;
-    pod
+impl Asking<'_> {
+    async fn turn(&self, mut pod: TurnPod) -> TurnPod {
+        let reports = &self.watched.turn_reports;
+        let settled = |report: &TurnReport| {
+            let learnt = report.external.as_ref().is_none_or(|external| external.error.is_none());
+            report.ring.revision >= self.ring && !report.draining && pod.draining_since.is_none() && learnt
+        };
+        let recent =
+            reports.recent(self.namespace, &pod.name).filter(|report| self.glance && settled(report));
+        if recent.is_some() {
+            pod.report = recent;
+            return pod;
+        }
+        pod.report = ask(&pod.name, pod.admin.filter(|_| pod.running), self.token).await;
+        pod.report.iter().for_each(|report| reports.note(self.namespace, &pod.name, report));
+        pod
+    }
+
+    async fn signaling(&self, mut pod: SignalingPod) -> SignalingPod {
+        let reports = &self.watched.signaling_reports;
+        let settled = |report: &SignalingReport| {
+            report.ring.revision >= self.ring && report.fleet_revision.as_deref() == self.fleet
+        };
+        let recent =
+            reports.recent(self.namespace, &pod.name).filter(|report| self.glance && settled(report));
+        if recent.is_some() {
+            pod.report = recent;
+            return pod;
+        }
+        pod.report = ask(&pod.name, pod.admin.filter(|_| pod.running), self.token).await;
+        pod.report.iter().for_each(|report| reports.note(self.namespace, &pod.name, report));
+        pod
+    }
 }
 
 async fn ask<T: serde::de::DeserializeOwned>(

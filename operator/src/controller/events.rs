@@ -1,6 +1,6 @@
 //! What is worth an event: transitions, never states.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kube::{
     Resource,
@@ -12,7 +12,11 @@ use rtc_operator_api::{
     status::{NodeState, NodeStatus},
 };
 
-use super::{Context, apply::Outcome, plan::Plan};
+use super::{
+    Context,
+    apply::Outcome,
+    plan::{Plan, Reason},
+};
 use crate::drain::Move;
 
 /// Something that happened.
@@ -41,6 +45,10 @@ pub fn news(cluster: &RtcCluster, new: &RtcClusterStatus, plan: &Plan, outcome: 
             let note = format!("{reason}; a new key signs, and credentials of lost keys are refused");
             news_of(true, "KeyRingRebuilt", note)
         }));
+        if let Some(key) = plan.ring.ring.signing().filter(|_| plan.ring.adopted) {
+            let note = format!("the keys of the Secret are the first of the ring, and {} signs", key.id);
+            news.push(news_of(false, "KeysAdopted", note));
+        }
         news.extend(plan.ring.events.iter().filter_map(of_rotation));
     }
     for (pod, next) in plan.moves.iter().filter(|(pod, _)| outcome.moved.contains(pod)) {
@@ -48,7 +56,9 @@ pub fn news(cluster: &RtcCluster, new: &RtcClusterStatus, plan: &Plan, outcome: 
             plan.nodes.iter().find(|node| node.pod == **pod).map_or(pod.as_str(), |node| node.node.as_str());
         news.extend(of_move(node, *next));
     }
-    of_nodes(&old.nodes, &new.nodes, &mut news);
+    let nameless = plan.nodes.iter().filter(|node| matches!(node.reason, Some(Reason::Address(_))));
+    let nameless = nameless.map(|node| node.node.as_str()).collect();
+    of_nodes(&old.nodes, &new.nodes, &nameless, &mut news);
     of_conditions(&old, new, &mut news);
     news
 }
@@ -90,12 +100,16 @@ fn of_move(node: &str, next: Move) -> Option<News> {
     })
 }
 
-fn of_nodes(old: &[NodeStatus], new: &[NodeStatus], news: &mut Vec<News>) {
+/// `nameless` are the nodes without an address.
+fn of_nodes(old: &[NodeStatus], new: &[NodeStatus], nameless: &BTreeSet<&str>, news: &mut Vec<News>) {
     let old: BTreeMap<_, _> = old.iter().map(|node| (&node.node, node)).collect();
     for node in new {
         let before = old.get(&node.node);
         let served = before.is_some_and(|before| before.state == NodeState::Serving);
-        if node.state == NodeState::Excluded && (served || before.is_none() && node.addresses.is_empty()) {
+        // One that had none before is news when it is another reason why.
+        let told = before.is_some_and(|before| before.addresses.is_empty() && before.reason == node.reason);
+        let nameless = nameless.contains(node.node.as_str()) && !told;
+        if node.state == NodeState::Excluded && (served || nameless) {
             let reason = node.reason.as_deref().unwrap_or_default();
             news.push(news_of(
                 true,

@@ -13,15 +13,19 @@ pub mod requested;
 pub mod secrets;
 pub mod status;
 pub mod validate;
+pub mod watched;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use kube::{
     Api, Client, ResourceExt,
     core::DeserializeGuard,
     runtime::{controller::Action, events::Recorder},
 };
-use rtc_operator_api::RtcCluster;
+use rtc_operator_api::{ADOPT_ANNOTATION, RtcCluster};
 
 use crate::{metrics::Metrics, rotation};
 
@@ -42,6 +46,12 @@ pub struct Context {
     pub written: apply::Written,
     /// What need not be looked for any more.
     pub gone: dereference::Gone,
+    /// What watches have told.
+    pub watched: Arc<watched::Watched>,
+    /// The levels of Pod Security of namespaces.
+    pub pod_security: dereference::PodSecurity,
+    /// When all was last read afresh.
+    pub afresh: Afresh,
     /// Failures in a row, by object.
     pub failures: Failures,
     /// Counters.
@@ -70,6 +80,21 @@ pub enum Error {
     /// An object of the same name belongs to somebody else.
     #[error("{0} exists and is not this RtcCluster's; delete it, or give the RtcCluster another name")]
     Foreign(String),
+    /// A Secret with keys of somebody's that are to become the ring's, and cannot.
+    #[error("Secret {secret} cannot be adopted: {why}; mend it, or delete it for new keys")]
+    NotAdopted {
+        /// Its name.
+        secret: String,
+        /// Why.
+        why: String,
+    },
+    /// A Secret with the name of the key ring's is somebody else's.
+    #[error(
+        "Secret {0} exists and is not this RtcCluster's; if its keys shall be the first of the ring, `kubectl annotate \
+         secret {0} {adopt}={1}`; else delete it, or give the RtcCluster another name",
+        adopt = ADOPT_ANNOTATION
+    )]
+    ForeignKeys(String, String),
     /// The status could not be written.
     #[error("cannot write the status: {0}")]
     Status(Box<kube::Error>),
@@ -85,7 +110,8 @@ impl Error {
         match self {
             Self::Read { .. } => "ReadFailed",
             Self::Apply { .. } => "ApplyFailed",
-            Self::Foreign(_) => "NameTaken",
+            Self::Foreign(_) | Self::ForeignKeys(..) => "NameTaken",
+            Self::NotAdopted { .. } => "NotAdopted",
             Self::Status(_) => "StatusFailed",
             Self::Keys(_) => "NoRandomness",
         }
@@ -106,6 +132,31 @@ impl Failures {
 
     fn forget(&self, key: &str) {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(key);
+    }
+}
+
+/// When each cluster was last read afresh: now and then each is, whatever watches tell.
+#[derive(Default)]
+pub struct Afresh(std::sync::Mutex<std::collections::HashMap<String, Instant>>);
+
+impl Afresh {
+    /// How often, at the least.
+    const EVERY: Duration = Duration::from_secs(600);
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, std::collections::HashMap<String, Instant>> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Whether it is time. Where an operator begins, its first lists are as good; then not all clusters at once.
+    fn is_due(&self, key: &str) -> bool {
+        let ago = crate::build::fingerprint(key) % Self::EVERY.as_secs();
+        let now = Instant::now();
+        let since = now.checked_sub(Duration::from_secs(ago)).unwrap_or(now);
+        self.lock().entry(key.to_owned()).or_insert(since).elapsed() >= Self::EVERY
+    }
+
+    fn note(&self, key: &str) {
+        self.lock().insert(key.to_owned(), Instant::now());
     }
 }
 
@@ -148,17 +199,63 @@ pub async fn reconcile(
     outcome
 }
 
-/// Acts on the resource as it is, rather than as it was when the watch last told of it: a watch that lags, or was
-/// rolled back, would have an older spec put back, and pods drained for it.
+/// Looks at what watches told whether there is something to do; and if so, or now and then, acts on all as it is, rather
+/// than as it was when a watch last told of it: one that lags, or was rolled back, would have an older spec put back, and
+/// pods drained for it.
 async fn now(cluster: &RtcCluster, context: &Context) -> Result<Action, Error> {
+    let key = key(&cluster.metadata);
+    if !context.afresh.is_due(&key)
+        && let Some(action) = nothing_to_do(cluster, context).await?
+    {
+        return Ok(action);
+    }
     let name = cluster.name_any();
     let clusters =
         Api::<RtcCluster>::namespaced(context.client.clone(), &cluster.namespace().unwrap_or_default());
     match clusters.get_opt(&name).await {
         Ok(None) => Ok(Action::await_change()),
         Ok(Some(cluster)) if cluster.metadata.deletion_timestamp.is_some() => Ok(Action::await_change()),
-        Ok(Some(cluster)) => run(&cluster, context).await,
+        Ok(Some(cluster)) => {
+            let action = run(&cluster, context).await?;
+            context.afresh.note(&key);
+            Ok(action)
+        }
         Err(source) => Err(Error::Read { what: format!("RtcCluster {name}"), source: Box::new(source) }),
+    }
+}
+
+/// When to look again, where by what watches told nothing is to be written but numbers.
+async fn nothing_to_do(cluster: &RtcCluster, context: &Context) -> Result<Option<Action>, Error> {
+    if cluster.metadata.deletion_timestamp.is_some() {
+        return Ok(None);
+    }
+    let Some(observed) = dereference::glance(cluster, context).await? else { return Ok(None) };
+    let verdict = validate::validate(cluster);
+    let plan = plan::plan(cluster, &observed, &verdict, &context.image, &context.namespace)?;
+    let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
+    if apply::is_due(&observed, &plan, &namespace, context) {
+        return Ok(None);
+    }
+    let new = status::build(cluster, &observed, &plan, &verdict, None);
+    let old = cluster.status.clone().unwrap_or_default();
+    let written = match status::difference(&old, &new) {
+        status::Difference::None => true,
+        status::Difference::Counts => status::write_counts(cluster, &new, context).await?,
+        status::Difference::News => false,
+    };
+    let certificates = secrets::certificates(cluster, &observed).map(|(name, found)| (name, found.until));
+    context.metrics.figures.note((&namespace, &name), &new, &plan.nodes, certificates.collect());
+    Ok(written.then(|| Action::requeue(Duration::from_secs(plan.requeue))))
+}
+
+impl Context {
+    /// Keeps nothing of a cluster that is gone.
+    pub(crate) fn forget(&self, metadata: &kube::api::ObjectMeta) {
+        let key = key(metadata);
+        self.afresh.lock().remove(&key);
+        self.written.forget(metadata);
+        self.gone.forget(metadata.uid.as_deref().unwrap_or_default());
+        self.failures.forget(&key);
     }
 }
 

@@ -18,7 +18,7 @@ use super::{
     validate::Verdict,
 };
 use crate::{
-    addresses::{self, Resolved},
+    addresses::{self, Resolved, Stun},
     build::{
         Build, Desired, Kind, configmap, daemonset, deployment, fingerprint, horizontalpodautoscaler,
         httproute, ingress, networkpolicy, poddisruptionbudget, prometheusrule, redis, secret, service,
@@ -83,6 +83,8 @@ pub struct PlannedNode {
     pub serving: bool,
     /// Why not.
     pub reason: Option<Reason>,
+    /// Why STUN tells no address of it, where it was asked for one.
+    pub stun: Option<String>,
 }
 
 impl PlannedNode {
@@ -102,6 +104,8 @@ impl PlannedNode {
 pub enum Reason {
     /// No address is known for it.
     Address(String),
+    /// Its TURN pod is being asked what STUN tells.
+    Asked,
     /// Its pod is being replaced.
     Draining,
     /// It shall take no pods any more: cordoned, or tainted, and how.
@@ -170,9 +174,9 @@ pub fn plan(
     let handed_out = signaling_knows(observed, &fleet);
     let files = format!("{}-{}{}", ring.ring.revision, fleet.revision, secrets::version(observed));
 
-    let version = observed.ring_version.as_deref();
+    let live = observed.object(Kind::Secret, &build.object_name("keys"));
     let mut objects = vec![
-        secret::build(&build, &ring.ring, &ring.token, ring.rotated.as_deref(), version),
+        secret::build(&build, &ring.ring, &ring.token, ring.rotated.as_deref(), live),
         configmap::build(&build, &fleet),
         serviceaccount::build(&build, "signaling"),
         serviceaccount::build(&build, "turn"),
@@ -183,7 +187,8 @@ pub fn plan(
     }
     objects.extend(redis);
     objects.push(service::build(&build));
-    objects.extend(networkpolicy::build(&build, own_namespace));
+    let turn_nodes = observed.turn.iter().filter_map(|pod| Some(pod.admin?.0)).collect();
+    objects.extend(networkpolicy::build(&build, own_namespace, &turn_nodes));
     objects.push(deployment::build(&build));
     objects.extend(poddisruptionbudget::build(&build));
     objects.extend(horizontalpodautoscaler::build(&build));
@@ -318,29 +323,34 @@ fn nodes(
             *current = pod;
         }
     }
+    let spec = &cluster.spec.turn.addresses;
     let mut nodes: Vec<_> = by_node
         .into_iter()
         .map(|(name, pod)| {
             let node = observed.nodes.get(name);
             let resolved = match node {
-                Some(node) => addresses::resolve(node, &cluster.spec.turn.addresses),
+                Some(node) => addresses::resolve(node, spec, stun(spec, observed, pod, name)),
                 None => Resolved::Missing("the node is gone".to_owned()),
             };
             let cordoned = node.and_then(|node| cordoned(node, tolerations));
             let served = served(observed, name);
-            let (addresses, missing) = match resolved {
-                Resolved::Found(addresses) => (addresses, None),
-                Resolved::Missing(reason) => (Vec::new(), Some(Reason::Address(reason))),
+            let excluded = || excluded(pod, moves.get(&pod.name), cordoned, served, signing);
+            let (addresses, stun, reason) = match resolved {
+                Resolved::Found(addresses, stun) => (addresses, stun, excluded()),
+                // A pod that does not run has other troubles.
+                Resolved::Waiting if !pod.running => (Vec::new(), None, excluded().or(Some(Reason::Asked))),
+                Resolved::Waiting => (Vec::new(), None, Some(Reason::Asked)),
+                Resolved::Missing(reason) => (Vec::new(), None, Some(Reason::Address(reason))),
             };
-            let reason = missing
-                .or_else(|| excluded(pod, moves.get(&pod.name), cordoned, served, signing))
-                .or_else(|| (!served && !advertises(pod, &addresses)).then_some(Reason::Unread));
+            let reason =
+                reason.or_else(|| (!served && !advertises(pod, &addresses)).then_some(Reason::Unread));
             PlannedNode {
                 node: name.to_owned(),
                 pod: pod.name.clone(),
                 addresses,
                 serving: reason.is_none(),
                 reason,
+                stun,
             }
         })
         .collect();
@@ -353,6 +363,26 @@ fn nodes(
         }
     }
     nodes
+}
+
+/// What a TURN pod says that STUN told it.
+fn stun<'a>(spec: &spec::Addresses, observed: &'a Observed, pod: &'a TurnPod, node: &str) -> Stun<'a> {
+    if spec.asked().is_none() {
+        return Stun::NotAsked;
+    }
+    let fleet = observed.fleet.iter().flat_map(|fleet| &fleet.nodes);
+    let before = fleet.into_iter().find(|entry| entry.node == node).map_or(&[][..], |entry| &entry.addresses);
+    match &pod.report {
+        None => Stun::Waiting(before),
+        Some(report) => match &report.external {
+            // A pod of the template before asks nobody.
+            None => Stun::NotAsked,
+            Some(external) if external.addresses.is_empty() && external.error.is_none() => {
+                Stun::Waiting(before)
+            }
+            Some(external) => Stun::Told(&external.addresses, external.error.as_deref()),
+        },
+    }
 }
 
 /// Why a node shall take no pods any more. Its TURN pod stays, and so do its calls: those who empty a node wait for
@@ -480,9 +510,9 @@ fn requeue(
         || !ring.events.is_empty()
         || !moves.is_empty()
         || late
-        || nodes
-            .iter()
-            .any(|node| matches!(node.reason, Some(Reason::Draining | Reason::Keys | Reason::Unread)));
+        || nodes.iter().any(|node| {
+            matches!(node.reason, Some(Reason::Draining | Reason::Keys | Reason::Asked | Reason::Unread))
+        });
     if under_way {
         return WAITING;
     }

@@ -24,6 +24,28 @@ pub struct TurnReport {
     pub draining: bool,
     /// The addresses that it tells peers; at most one a family.
     pub relay_addresses: Vec<IpAddr>,
+    /// What its STUN server told of its node, if it asks one.
+    pub external: Option<External>,
+    /// The Redis by which quotas hold for the fleet, if it uses one.
+    pub quota_store: Option<QuotaStore>,
+}
+
+/// How a TURN pod is seen from outside.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct External {
+    /// At most one address of each family, as learnt last.
+    pub addresses: Vec<IpAddr>,
+    /// Why nothing could be learnt since.
+    pub error: Option<String>,
+}
+
+/// The Redis by which TURN pods tell each other what users hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct QuotaStore {
+    /// Whether it answers.
+    pub up: bool,
 }
 
 /// The ring of a TURN pod.

@@ -1,6 +1,6 @@
 //! Conditions about what only some manifests ask for: there where it is asked for, and nowhere else. Pure.
 
-use rtc_operator_api::RtcCluster;
+use rtc_operator_api::{RtcCluster, spec::WhenStoreIsAway};
 use serde_json::Value;
 
 use super::{
@@ -12,10 +12,50 @@ use crate::build::{Kind, horizontalpodautoscaler::CONNECTIONS_METRIC};
 /// The conditions of what a manifest asks for.
 #[must_use]
 pub fn facts(cluster: &RtcCluster, observed: &Observed) -> Vec<Fact> {
-    [autoscaling(cluster, observed), route(cluster, observed), monitoring(cluster, observed)]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        autoscaling(cluster, observed),
+        route(cluster, observed),
+        monitoring(cluster, observed),
+        fleet_quota(cluster, observed),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// Whether every TURN pod knows what users hold on the others.
+fn fleet_quota(cluster: &RtcCluster, observed: &Observed) -> Option<Fact> {
+    const KIND: &str = "FleetQuotaActive";
+    cluster.spec.turn.fleet_quota()?;
+    let told = observed.turn.iter().filter_map(|pod| Some((pod, pod.report.as_ref()?)));
+    let told: Vec<_> = told.filter(|(pod, _)| !pod.terminating).collect();
+    let away: Vec<_> = told
+        .iter()
+        .filter(|(_, report)| report.quota_store.as_ref().is_some_and(|store| !store.up))
+        .map(|(pod, _)| pod.node.as_deref().unwrap_or(&pod.name))
+        .collect();
+    if !away.is_empty() {
+        let how = match cluster.spec.turn.quotas.when_store_is_away {
+            WhenStoreIsAway::Open => "go on by their own counts",
+            WhenStoreIsAway::Closed => "refuse new allocations",
+        };
+        let more = if away.len() > 5 { format!(" and {} more", away.len() - 5) } else { String::new() };
+        let message = format!(
+            "TURN pods on {}{more} do not reach Redis and {how}; see their logs, and that their nodes may connect to it",
+            away[..away.len().min(5)].join(", ")
+        );
+        return Some(fact(KIND, false, "StoreAway", message));
+    }
+    let counts = told.iter().filter(|(_, report)| report.quota_store.is_some()).count();
+    Some(match counts {
+        0 => fact(KIND, false, "Pending", "no TURN pod counts with the others yet"),
+        _ if counts < told.len() => {
+            let message =
+                format!("{counts}/{} TURN pods count with each other; the others are older", told.len());
+            fact(KIND, false, "Updating", message)
+        }
+        _ => fact(KIND, true, "StoreAnswers", "every TURN pod knows what users hold on the others"),
+    })
 }
 
 /// Whether the Prometheus operator can take its objects.

@@ -28,6 +28,9 @@ pub const CERTIFICATE: &str = "tls.crt";
 pub const KEY: &str = "tls.key";
 /// The authorities' file, as cert-manager names it.
 pub const AUTHORITIES: &str = "ca.crt";
+/// The field of the certificate that TURN pods show.
+const TURN_TLS: &str = "spec.turn.listeners.tls";
+const EVERYBODY: &[Component] = &[Component::Signaling, Component::Turn];
 /// A certificate that ends within this time, in seconds, should have been renewed.
 const SOON: i64 = 14 * 24 * 3600;
 
@@ -50,7 +53,7 @@ pub struct Expected {
     /// The field that names it.
     pub field: &'static str,
     /// Whose pods mount it.
-    pub component: Component,
+    pub components: &'static [Component],
 }
 
 /// A Secret as far as it matters here: nothing that is secret.
@@ -89,31 +92,37 @@ pub struct Lack {
 /// The Secrets that a spec names.
 #[must_use]
 pub fn expected(spec: &RtcClusterSpec) -> Vec<Expected> {
+    const SIGNALING: &[Component] = &[Component::Signaling];
+    const TURN: &[Component] = &[Component::Turn];
     let mut all = Vec::new();
-    let mut expect = |secret: &str, keys: &[&str], field, component| {
+    let mut expect = |secret: &str, keys: &[&str], field, components| {
         let keys = keys.iter().map(|key| (*key).to_owned()).collect();
-        all.push(Expected { secret: secret.to_owned(), keys, field, component });
+        all.push(Expected { secret: secret.to_owned(), keys, field, components });
     };
     let pair = [CERTIFICATE, KEY];
     if let Some(secret) = turn_certificate(spec) {
-        expect(&secret.name, &pair, "spec.turn.listeners.tls", Component::Turn);
+        expect(&secret.name, &pair, TURN_TLS, TURN);
     }
     if let Some(tls) = &spec.signaling.tls {
-        expect(&tls.secret_ref.name, &pair, "spec.signaling.tls", Component::Signaling);
+        expect(&tls.secret_ref.name, &pair, "spec.signaling.tls", SIGNALING);
     }
     if let Some(keys) = jwt_keys(spec) {
-        expect(&keys.name, &[&keys.key], "spec.signaling.auth.jwt.secretRef", Component::Signaling);
+        expect(&keys.name, &[&keys.key], "spec.signaling.auth.jwt.secretRef", SIGNALING);
     }
-    let external = spec.redis.external.as_ref();
-    if let Some(url) = external.map(|external| &external.url_secret_ref) {
-        expect(&url.name, &[&url.key], "spec.redis.external.urlSecretRef", Component::Signaling);
+    if let Some(webhook) = &spec.signaling.webhook {
+        let secret = &webhook.secret_ref;
+        expect(&secret.name, &[&secret.key], "spec.signaling.webhook.secretRef", SIGNALING);
     }
-    let tls = external.and_then(|external| external.tls.as_ref());
-    if let Some(ca) = tls.and_then(|tls| tls.ca_secret_ref.as_ref()) {
-        expect(&ca.name, &[AUTHORITIES], "spec.redis.external.tls.caSecretRef", Component::Signaling);
-    }
-    if let Some(client) = tls.and_then(|tls| tls.client_secret_ref.as_ref()) {
-        expect(&client.name, &pair, "spec.redis.external.tls.clientSecretRef", Component::Signaling);
+    if let Some(external) = &spec.redis.external {
+        let both = if spec.turn.fleet_quota().is_some() { EVERYBODY } else { SIGNALING };
+        let url = &external.url_secret_ref;
+        expect(&url.name, &[&url.key], "spec.redis.external.urlSecretRef", both);
+        if let Some(ca) = external.ca() {
+            expect(&ca.name, &[AUTHORITIES], "spec.redis.external.tls.caSecretRef", both);
+        }
+        if let Some(client) = external.client() {
+            expect(&client.name, &pair, "spec.redis.external.tls.clientSecretRef", both);
+        }
     }
     all
 }
@@ -175,7 +184,7 @@ fn address(name: &GeneralName<'_>) -> Option<IpAddr> {
 /// What keeps the pods of a component from being made or changed, with what to do about it.
 #[must_use]
 pub fn missing(cluster: &RtcCluster, observed: &Observed, component: Component) -> Option<Lack> {
-    lacks(cluster, observed, |expected| expected.component == component)
+    lacks(cluster, observed, |expected| expected.components.contains(&component))
 }
 
 fn lacks(cluster: &RtcCluster, observed: &Observed, which: impl Fn(&Expected) -> bool) -> Option<Lack> {
@@ -186,7 +195,7 @@ fn lacks(cluster: &RtcCluster, observed: &Observed, which: impl Fn(&Expected) ->
 }
 
 fn lack(cluster: &RtcCluster, observed: &Observed, expected: &Expected) -> Option<Lack> {
-    let Expected { secret, keys, field, component } = expected;
+    let Expected { secret, keys, field, .. } = expected;
     let namespace = cluster.metadata.namespace.as_deref().unwrap_or_default();
     let is_certificate = keys[0] == CERTIFICATE;
     let missing = |message: String| Some(Lack { reason: "SecretMissing", message });
@@ -213,7 +222,7 @@ fn lack(cluster: &RtcCluster, observed: &Observed, expected: &Expected) -> Optio
         Some(Err(why)) if is_certificate => {
             missing(format!("{field}: {CERTIFICATE} of Secret {secret} is no certificate: {why}"))
         }
-        Some(Ok(certificate)) if *component == Component::Turn && serves_dtls(&cluster.spec) => {
+        Some(Ok(certificate)) if *field == TURN_TLS && serves_dtls(&cluster.spec) => {
             (!certificate.dtls).then(|| Lack {
                 reason: "KeyNotForDtls",
                 message: format!(

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use kube::{
     Api, ResourceExt,
-    api::{Patch, PatchParams},
+    api::{ObjectMeta, Patch, PatchParams},
     core::error_boundary::InvalidObject,
 };
 use rtc_credentials::{Key, KeyState};
@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 
 use super::{
     Context, Error, FIELD_MANAGER,
+    apply::Written,
     conditions::{self, Counts},
     dereference::Observed,
     plan::Plan,
@@ -58,7 +59,7 @@ pub fn build(
             summary: format!("{}/{}", counts.signaling_ready, counts.signaling_desired),
         }),
         turn: Some(turn(cluster, observed, plan, counts)),
-        nodes: nodes(observed, plan),
+        nodes: nodes(cluster, observed, plan),
         key_ring: key_ring(cluster, observed, plan),
         endpoints: Some(endpoints(cluster, plan)),
         conditions: conditions::conditions(facts, &old.conditions, cluster.metadata.generation, &now),
@@ -126,13 +127,15 @@ fn turn(cluster: &RtcCluster, observed: &Observed, plan: &Plan, counts: Counts) 
     }
 }
 
-fn nodes(observed: &Observed, plan: &Plan) -> Vec<NodeStatus> {
+fn nodes(cluster: &RtcCluster, observed: &Observed, plan: &Plan) -> Vec<NodeStatus> {
+    let deadline = cluster.spec.turn.update.deadline.as_secs();
     let mut nodes: Vec<_> = plan
         .nodes
         .iter()
         .map(|node| {
             let pod = observed.turn.iter().find(|pod| pod.name == node.pod);
             let report = pod.and_then(|pod| pod.report.as_ref());
+            let since = pod.and_then(|pod| pod.draining_since);
             NodeStatus {
                 node: node.node.clone(),
                 addresses: node.addresses.iter().map(ToString::to_string).collect(),
@@ -140,7 +143,8 @@ fn nodes(observed: &Observed, plan: &Plan) -> Vec<NodeStatus> {
                 reason: node.reason.is_some().then(|| conditions::why(node)),
                 allocations: report.map(|report| report.allocations),
                 key_ring_revision: report.and_then(|report| i64::try_from(report.ring.revision).ok()),
-                draining_since: pod.and_then(|pod| pod.draining_since).map(time),
+                draining_since: since.map(time),
+                drain_deadline: since.map(|since| time(since.saturating_add(deadline))),
             }
         })
         .collect();
@@ -220,6 +224,51 @@ fn routed(cluster: &RtcCluster) -> Vec<String> {
     ingress.chain(route.gateway.iter().flat_map(|gateway| gateway.hostnames.iter().cloned())).collect()
 }
 
+/// How a status differs from the one that is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Difference {
+    /// Not at all.
+    None,
+    /// In numbers that change with every call.
+    Counts,
+    /// In something that happened.
+    News,
+}
+
+/// Compares.
+#[must_use]
+pub fn difference(old: &RtcClusterStatus, new: &RtcClusterStatus) -> Difference {
+    if old == new {
+        Difference::None
+    } else if without_counts(new.clone()) == without_counts(old.clone()) {
+        Difference::Counts
+    } else {
+        Difference::News
+    }
+}
+
+/// Writes numbers over those that were there when the resource had this version, and nothing over a newer one. Says
+/// whether it was that one.
+///
+/// # Errors
+/// [`Error::Status`]
+pub async fn write_counts(
+    cluster: &RtcCluster,
+    new: &RtcClusterStatus,
+    context: &Context,
+) -> Result<bool, Error> {
+    let key = super::key(&cluster.metadata);
+    if !context.written.counts_are_due(&key) {
+        return Ok(true);
+    }
+    match patch(context, &cluster.metadata, json!(new), cluster.metadata.resource_version.as_deref()).await {
+        Err(Error::Status(source)) if matches!(&*source, kube::Error::Api(status) if status.code == 409) => {
+            Ok(false)
+        }
+        written => written.map(|()| true),
+    }
+}
+
 /// Writes a status that differs.
 ///
 /// # Errors
@@ -229,18 +278,24 @@ pub async fn write(cluster: &RtcCluster, new: RtcClusterStatus, context: &Contex
     if new == old {
         return Ok(());
     }
-    let key = format!("{}/{}", cluster.namespace().unwrap_or_default(), cluster.name_any());
-    let now = rtc_service::clock::unix_now();
-    {
-        let mut statuses = context.written.statuses.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let last = statuses.get(&key).copied().unwrap_or(0);
-        if without_counts(new.clone()) == without_counts(old) && now.saturating_sub(last) < COUNTS_EVERY {
-            return Ok(());
-        }
-        statuses.insert(key, now);
+    let due = context.written.counts_are_due(&super::key(&cluster.metadata));
+    if !due && difference(&old, &new) == Difference::Counts {
+        return Ok(());
     }
-    let namespace = cluster.namespace().unwrap_or_default();
-    patch(context, &namespace, &cluster.name_any(), json!(new)).await
+    patch(context, &cluster.metadata, json!(new), None).await
+}
+
+impl Written {
+    /// Whether numbers may be written again; if so, not again for a while.
+    fn counts_are_due(&self, key: &str) -> bool {
+        let now = rtc_service::clock::unix_now();
+        let mut statuses = self.statuses.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let due = statuses.get(key).is_none_or(|last| now.saturating_sub(*last) >= COUNTS_EVERY);
+        if due {
+            statuses.insert(key.to_owned(), now);
+        }
+        due
+    }
 }
 
 fn without_counts(mut status: RtcClusterStatus) -> RtcClusterStatus {
@@ -256,14 +311,24 @@ fn without_counts(mut status: RtcClusterStatus) -> RtcClusterStatus {
     status
 }
 
-async fn patch(context: &Context, namespace: &str, name: &str, status: Value) -> Result<(), Error> {
-    let clusters = Api::<RtcCluster>::namespaced(context.client.clone(), namespace);
-    let patch = json!({
+/// With a version, only what had it is written over.
+async fn patch(
+    context: &Context,
+    metadata: &ObjectMeta,
+    status: Value,
+    version: Option<&str>,
+) -> Result<(), Error> {
+    let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref().unwrap_or_default());
+    let clusters = Api::<RtcCluster>::namespaced(context.client.clone(), namespace.unwrap_or_default());
+    let mut patch = json!({
         "apiVersion": "rtc-operator.dev/v1alpha1",
         "kind": "RtcCluster",
         "metadata": {"name": name},
         "status": status,
     });
+    if let Some(version) = version {
+        patch["metadata"]["resourceVersion"] = json!(version);
+    }
     let params = PatchParams::apply(FIELD_MANAGER).force();
     match clusters.patch_status(name, &params, &Patch::Apply(&patch)).await {
         // It was deleted meanwhile. Applying a status creates nothing.
@@ -289,6 +354,5 @@ pub async fn not_understood(context: &Context, invalid: &InvalidObject) -> Resul
                "lastTransitionTime": now, "observedGeneration": invalid.metadata.generation})
     };
     let status = json!({"conditions": [condition("Ready", "False"), condition("Degraded", "True")]});
-    let namespace = invalid.metadata.namespace.as_deref().unwrap_or_default();
-    patch(context, namespace, invalid.metadata.name.as_deref().unwrap_or_default(), status).await
+    patch(context, &invalid.metadata, status, None).await
 }

@@ -1,4 +1,4 @@
-//! Whether the operator can act on a spec, and what in it has no effect yet. Pure.
+//! Whether the operator can act on a spec, and what in it is for trying out. Pure.
 
 use rtc_operator_api::{
     RtcCluster,
@@ -11,8 +11,6 @@ use rtc_operator_api::{
 pub struct Verdict {
     /// Rules that are broken. Nothing is changed until they hold.
     pub violations: Vec<Violation>,
-    /// Fields that have no effect yet. All else is acted on.
-    pub without_effect: Vec<String>,
     /// What is only for trying out.
     pub for_trying_out: Vec<String>,
 }
@@ -29,7 +27,6 @@ impl Verdict {
 #[must_use]
 pub fn validate(cluster: &RtcCluster) -> Verdict {
     let spec = &cluster.spec;
-    let (signaling, turn) = (&spec.signaling, &spec.turn);
     let mut verdict = Verdict {
         violations: rules::validate_name(cluster.metadata.name.as_deref().unwrap_or_default())
             .into_iter()
@@ -40,10 +37,9 @@ pub fn validate(cluster: &RtcCluster) -> Verdict {
     let list =
         |of: &[(bool, &str)]| of.iter().filter(|(is, _)| *is).map(|(_, what)| (*what).to_owned()).collect();
     let external = spec.redis.external.as_ref();
-    verdict.without_effect = list(&[(turn.addresses.stun_server.is_some(), "turn.addresses.stunServer")]);
     verdict.for_trying_out = list(&[
         (
-            signaling.auth.mode == AuthMode::Anonymous,
+            spec.signaling.auth.mode == AuthMode::Anonymous,
             "signaling.auth.mode is Anonymous: whoever reaches the endpoint can join every room and use TURN",
         ),
         (
@@ -61,7 +57,7 @@ mod tests {
     #[test]
     fn an_empty_spec_is_acted_on_and_said_to_be_for_trying_out() {
         let verdict = validate(&RtcCluster::new("calls", Default::default()));
-        assert!(verdict.acts() && verdict.without_effect.is_empty());
+        assert!(verdict.acts());
         assert_eq!(verdict.for_trying_out.len(), 2);
     }
 }

@@ -71,6 +71,28 @@ fn a_late_pod_holds_the_new_key_back() {
 }
 
 #[test]
+fn plain_keys_become_the_first_of_a_ring() {
+    let spec = spec(10, 10, 20);
+    let files = [("coturn", "north-by-northwest"), ("a-older", "the-lady-vanishes")];
+    let files = files.map(|(id, text)| (id.to_owned(), text.as_bytes().to_vec())).into();
+    let stored = Stored { files: Some(files), rotated: None };
+    let first = next(&stored, &Requests::default(), &Readers::default(), &spec, 100).unwrap();
+    assert!(first.adopted && first.rebuilt.is_none());
+    assert_eq!((signing(&first).as_str(), first.ring.keys.len()), ("coturn", 2));
+    let read = readers(first.ring.revision);
+    let second = next(&store(&first), &Requests::default(), &read, &spec, 101).unwrap();
+    assert!(!second.adopted && signing(&second) == "coturn");
+    // And they are replaced like any other.
+    let staged = next(&store(&first), &Requests::default(), &read, &spec, 120).unwrap();
+    assert!(staged.events.iter().any(|event| matches!(event, RotationEvent::Staged(_))));
+
+    let short = [("coturn".to_owned(), b"short".to_vec())].into();
+    let stored = Stored { files: Some(short), rotated: None };
+    let refused = next(&stored, &Requests::default(), &Readers::default(), &spec, 100).unwrap();
+    assert!(!refused.adopted && refused.rebuilt.unwrap().contains("coturn"));
+}
+
+#[test]
 fn a_request_to_rotate_is_taken_up_once() {
     let spec = spec(3600, 7200, 86400);
     let first = next(&Stored::default(), &Requests::default(), &Readers::default(), &spec, 100).unwrap();

@@ -39,6 +39,10 @@ async fn a_changed_template_drains_node_by_node() {
         (status.nodes[0].state, status.nodes[0].node.as_str()),
         (NodeState::Draining, nodes[0].as_str())
     );
+    // With what it waits for, and until when.
+    let (since, until) = (status.nodes[0].draining_since.clone(), status.nodes[0].drain_deadline.clone());
+    assert_eq!(until.unwrap().0.as_second() - since.unwrap().0.as_second(), 3600);
+    assert_eq!(status.nodes[0].allocations, Some(2));
 
     world.kubelet.set_allocations(&nodes[0], 0);
     world
@@ -79,39 +83,4 @@ async fn a_cordoned_node_gets_no_new_clients() {
     world.until("it is out", async || world.serving().await == world.kubelet.nodes[1..]).await;
     nodes.patch(&first, &PatchParams::default(), &cordon(false)).await.unwrap();
     world.until("it is back", async || world.serving().await == world.kubelet.nodes).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_address_that_changes_is_handed_out() {
-    let world = World::new("address", 1).await;
-    world.apply(json!({})).await;
-    world.ready().await;
-    let nodes = Api::<Node>::all(world.client.clone());
-    let annotate =
-        |text: &str| Patch::Merge(json!({"metadata": {"annotations": {"rtc-operator.dev/address": text}}}));
-    nodes.patch(&world.kubelet.nodes[0], &PatchParams::default(), &annotate("198.51.100.9")).await.unwrap();
-    world
-        .until("it changed", async || world.fleet().await.nodes[0].addresses[0].to_string() == "198.51.100.9")
-        .await;
-    world
-        .until("AddressChanged", async || world.events().await.iter().any(|event| event == "AddressChanged"))
-        .await;
-    let both = annotate("198.51.100.9, 2001:db8::9");
-    nodes.patch(&world.kubelet.nodes[0], &PatchParams::default(), &both).await.unwrap();
-    world
-        .until("both families", async || {
-            let endpoints = world.cluster().await.status.unwrap().endpoints.unwrap().turn;
-            world.fleet().await.nodes[0].addresses.len() == 2
-                && endpoints.contains(&"turn:[2001:db8::9]:3478?transport=udp".to_owned())
-        })
-        .await;
-    nodes.patch(&world.kubelet.nodes[0], &PatchParams::default(), &annotate("nonsense")).await.unwrap();
-    world
-        .until("NodeWithoutAddress", async || {
-            world.condition("AddressesResolved").await.is_some_and(|(is, reason, message)| {
-                is == "False" && reason == "NodeWithoutAddress" && message.contains("nonsense")
-            })
-        })
-        .await;
-    assert_eq!(world.fleet().await.nodes.len(), 0);
 }

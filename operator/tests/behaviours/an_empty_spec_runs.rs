@@ -7,8 +7,16 @@ use crate::world::World;
 async fn an_empty_spec_runs() {
     let world = World::new("empty", 2).await;
     world.apply(json!({})).await;
-    let cluster = world.ready().await;
-    let status = cluster.status.unwrap();
+    world.ready().await;
+    // It is ready with the first node that serves.
+    world
+        .until("both nodes", async || {
+            let status = world.cluster().await.status.unwrap_or_default();
+            let both = |summary: Option<String>| summary.as_deref() == Some("2/2");
+            both(status.turn.map(|turn| turn.summary)) && both(status.key_ring.map(|ring| ring.acknowledged))
+        })
+        .await;
+    let status = world.cluster().await.status.unwrap();
 
     assert_eq!(status.signaling.unwrap().summary, "2/2");
     assert_eq!(status.turn.unwrap().summary, "2/2");

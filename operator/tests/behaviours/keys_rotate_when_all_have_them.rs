@@ -1,3 +1,4 @@
+use rtc_credentials::KeyRing;
 use rtc_operator_api::{REVOKE_ANNOTATION, ROTATE_ANNOTATION, status::KeyRingStatus};
 use serde_json::json;
 
@@ -63,6 +64,81 @@ async fn a_leaked_key_is_revoked_at_once() {
     world.until("another key signs", async || world.ring().await.signing != leaked).await;
     assert!(!world.secret().await.unwrap().data.unwrap().contains_key(&leaked));
     world.until("KeyRevoked", async || world.events().await.iter().any(|event| event == "KeyRevoked")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edited_secret_loses_no_key_that_can_still_be_read() {
+    let world = World::new("edited", 1).await;
+    world.apply(json!({})).await;
+    world.ready().await;
+    let first = world.ring().await.signing;
+    world.annotate(ROTATE_ANNOTATION, "1").await;
+    world.until("another key signs", async || world.ring().await.signing != first).await;
+    world.ready().await;
+    let stored = async || {
+        let data = world.secret().await.unwrap().data.unwrap();
+        data.into_iter().map(|(name, text)| (name, text.0)).collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let mut before = stored().await;
+    let nonsense = json!({".ring.json": "bm9uc2Vuc2U="});
+    // Its state is lost, then unreadable.
+    for edit in [json!({".ring.json": null}), nonsense] {
+        let revision = world.ring().await.revision;
+        let patch = kube::api::Patch::Merge(json!({"data": edit}));
+        let secrets = world.api::<k8s_openapi::api::core::v1::Secret>();
+        secrets.patch("calls-keys", &Default::default(), &patch).await.unwrap();
+        world
+            .until(("it is mended", &edit), async || {
+                let ring = KeyRing::from_files(&stored().await);
+                let mended = ring.is_ok_and(|ring| ring.revision > 0 && ring.signing().is_some());
+                mended && world.ring().await.revision > revision
+            })
+            .await;
+        let after = stored().await;
+        for (name, secret) in before.iter().filter(|(name, _)| !name.starts_with('.')) {
+            assert_eq!(after.get(name), Some(secret), "{name} after {edit}");
+        }
+        world.ready().await;
+        before = stored().await;
+    }
+}
+
+/// As `static-auth-secret` of a coturn whose credentials are still about.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_existing_secret_is_adopted_without_a_gap() {
+    let world = World::new("adopt", 1).await;
+    let secrets = world.api::<k8s_openapi::api::core::v1::Secret>();
+    let theirs = json!({"metadata": {"name": "calls-keys"}, "stringData": {"coturn": "north-by-northwest"}});
+    secrets.create(&Default::default(), &serde_json::from_value(theirs).unwrap()).await.unwrap();
+    world.apply(json!({})).await;
+    let command = "kubectl annotate secret calls-keys rtc-operator.dev/adopt=calls";
+    world
+        .until("it says how to adopt it", async || {
+            world
+                .condition("Degraded")
+                .await
+                .is_some_and(|(_, reason, message)| reason == "NameTaken" && message.contains(command))
+        })
+        .await;
+    let untouched = world.secret().await.unwrap();
+    assert_eq!(untouched.data.unwrap().len(), 1);
+
+    let annotate = json!({"metadata": {"annotations": {rtc_operator_api::ADOPT_ANNOTATION: "calls"}}});
+    secrets.patch("calls-keys", &Default::default(), &kube::api::Patch::Merge(annotate)).await.unwrap();
+    world.ready().await;
+    assert_eq!(world.ring().await.signing, "coturn");
+    assert_eq!(world.secret().await.unwrap().data.unwrap()["coturn"].0, b"north-by-northwest");
+    assert!(world.events().await.iter().any(|event| event == "KeysAdopted"));
+
+    // It verifies on while the next one signs, and is gone when it is revoked, though it was not put in by us.
+    world.annotate(ROTATE_ANNOTATION, "1").await;
+    world.until("another key signs", async || world.ring().await.signing != "coturn").await;
+    assert!(world.secret().await.unwrap().data.unwrap().contains_key("coturn"));
+    world.annotate(REVOKE_ANNOTATION, "coturn").await;
+    world
+        .until("it is gone", async || !world.secret().await.unwrap().data.unwrap().contains_key("coturn"))
+        .await;
+    world.ready().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

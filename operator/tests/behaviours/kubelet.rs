@@ -44,6 +44,9 @@ struct Shared {
     late: BTreeSet<String>,
     /// Allocations by node.
     allocations: BTreeMap<String, i64>,
+    /// What STUN servers tell the pods of a node; and what the store of quotas does.
+    external: BTreeMap<String, Value>,
+    store_up: Option<bool>,
     /// Nodes in the order in which their pods were told to drain.
     drained: Vec<String>,
 }
@@ -84,6 +87,17 @@ impl Kubelet {
 
     pub(crate) fn set_allocations(&self, node: &str, count: i64) {
         self.shared.lock().unwrap().allocations.insert(node.to_owned(), count);
+    }
+
+    /// What the pods of a node say that a STUN server told them.
+    pub(crate) fn set_external(&self, node: &str, addresses: &[&str], error: Option<&str>) {
+        let told = json!({"addresses": addresses, "error": error});
+        self.shared.lock().unwrap().external.insert(node.to_owned(), told);
+    }
+
+    /// Whether pods reach the Redis of the fleet's quotas.
+    pub(crate) fn set_store(&self, up: bool) {
+        self.shared.lock().unwrap().store_up = Some(up);
     }
 
     /// Nodes in the order in which their pods were told to drain.
@@ -229,6 +243,8 @@ fn router(pod: String, shared: Arc<Mutex<Shared>>) -> Router {
             "ring": {"revision": process.ring, "keys": process.keys, "signing": signing},
             "allocations": shared.allocations.get(&process.node).copied().unwrap_or(0),
             "draining": process.draining,
+            "external": shared.external.get(&process.node),
+            "quotaStore": shared.store_up.map(|up| json!({"up": up})),
             "fleetRevision": process.fleet,
             "connections": 3,
         })))

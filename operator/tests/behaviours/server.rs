@@ -28,6 +28,11 @@ pub(crate) async fn config() -> Config {
     SERVER.get_or_init(start).await.clone()
 }
 
+/// How kubectl reaches it.
+pub(crate) fn kubeconfig() -> PathBuf {
+    audit_log().with_file_name("kubeconfig")
+}
+
 /// What ServiceAccounts asked for.
 pub(crate) fn audit_log() -> &'static Path {
     AUDIT_LOG.get().unwrap()

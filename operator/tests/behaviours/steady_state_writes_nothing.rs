@@ -58,6 +58,7 @@ async fn twenty_looks_write_nothing_and_ask_for_little() {
     let seen = link.take();
     let wrote: Vec<_> = seen.iter().filter(|seen| seen.writes()).collect();
     assert!(wrote.is_empty(), "{wrote:#?}");
-    let asked = seen.iter().filter(|seen| !seen.path.contains("/leases")).count();
-    assert!(asked <= looks * 25, "{asked} requests for {looks} looks");
+    // Nothing, but for the namespace's level now and then, and all of it every ten minutes.
+    let asked: Vec<_> = seen.iter().filter(|seen| !seen.path.contains("/leases")).collect();
+    assert!(looks >= 20 && asked.len() <= 40, "{} requests for {looks} looks: {asked:#?}", asked.len());
 }

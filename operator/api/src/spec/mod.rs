@@ -17,11 +17,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 pub(crate) use signaling::DEFAULT_REPLICAS;
 pub use signaling::{
-    Auth, AuthMode, Autoscaling, Drain, Gateway, GatewayParentRef, Ingress, Jwt, Route, Signaling,
+    Auth, AuthMode, Autoscaling, Drain, Gateway, GatewayParentRef, Ingress, Jwt, Route, Signaling, Webhook,
 };
 pub use turn::{
     AddressFamily, AddressSource, Addresses, Listener, Peers, Placement, PortRange, Quotas, Transport, Turn,
-    TurnMode, Update, UpdateStrategy,
+    TurnMode, Update, UpdateStrategy, WhenStoreIsAway,
 };
 
 use crate::RtcClusterStatus;
@@ -88,8 +88,9 @@ pub struct Monitoring {
 pub struct NetworkPolicies {
     /// Create NetworkPolicies: everyone may connect to the signaling port, only the operator's namespace and
     /// namespaces with the label `rtc-operator.dev/monitoring: "true"` to the signaling pods' admin port, and only
-    /// this RtcCluster's signaling pods to the managed Redis. Signaling pods may connect to DNS, the managed Redis
-    /// and the port of `jwksURL`; to everywhere with an external Redis, whose address is in a Secret. TURN pods are
+    /// this RtcCluster's signaling pods to the managed Redis, and with `fleetAllocationsPerUser` the nodes of its TURN
+    /// pods. Signaling pods may connect to DNS, the managed Redis, and the ports of `jwksURL` and `webhook.url`, or the
+    /// namespaces of the Services that these name; to everywhere with an external Redis, whose address is in a Secret. TURN pods are
     /// on the network of their nodes, where the nodes' firewall decides. Set it to false where you keep policies
     /// of your own, or where `podTemplate` adds containers that listen or connect.
     pub enabled: bool,

@@ -50,6 +50,20 @@ pub struct ExternalRedis {
     pub tls: Option<RedisTls>,
 }
 
+impl ExternalRedis {
+    /// The Secret whose `ca.crt` signs its certificate, if one is named.
+    #[must_use]
+    pub fn ca(&self) -> Option<&SecretRef> {
+        self.tls.as_ref()?.ca_secret_ref.as_ref()
+    }
+
+    /// The Secret with the certificate to show to it, if one is named.
+    #[must_use]
+    pub fn client(&self) -> Option<&SecretRef> {
+        self.tls.as_ref()?.client_secret_ref.as_ref()
+    }
+}
+
 /// How a Redis is run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum RedisMode {

@@ -27,6 +27,9 @@ pub struct Signaling {
     /// The `Origin`s of web pages that may connect, such as `https://calls.example.com`; `*` allows all.
     #[schemars(length(max = 64))]
     pub allowed_origins: Vec<String>,
+    /// Tell a backend who comes to rooms and who goes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<Webhook>,
     /// Serve TLS from the signaling pods themselves, behind port 443 of the Service. Leave it out where a Gateway
     /// or an Ingress ends TLS: with both, that one must speak TLS to its backend (a Gateway needs a
     /// BackendTLSPolicy, an Ingress an annotation of its controller).
@@ -56,6 +59,7 @@ impl Default for Signaling {
             max_room_members: 0,
             auth: Auth::default(),
             allowed_origins: vec!["*".to_owned()],
+            webhook: None,
             tls: None,
             route: None,
             drain: Drain::default(),
@@ -196,6 +200,21 @@ pub struct Ingress {
     /// A Secret of type `kubernetes.io/tls` for that host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls_secret_name: Option<String>,
+}
+
+/// Who is told who comes to rooms and who goes, by POST of JSON as Standard Webhooks
+/// (<https://www.standardwebhooks.com>), at least once and in order for each room.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Webhook {
+    /// Where to: `https://`, or `http://` to a Service of this cluster, `http://NAME.NAMESPACE.svc/PATH`. It is seen in
+    /// the arguments of the pods: what the receiver knows us by is `secretRef`, not something in here.
+    #[schemars(length(min = 1, max = 1024))]
+    pub url: String,
+    /// The key of a Secret that holds what signs: `whsec_` and base64 of at least 24 bytes, or as many of text. A
+    /// changed one is used without a restart; with several lines each request has a signature by each, which is how
+    /// to replace one.
+    pub secret_ref: SecretKeyRef,
 }
 
 /// What happens to the connections of a signaling pod that shall stop.

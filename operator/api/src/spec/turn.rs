@@ -27,7 +27,7 @@ pub struct Turn {
     pub realm: String,
     /// Under which addresses clients reach the nodes.
     pub addresses: Addresses,
-    /// Limits per TURN pod. 0 sets no limit.
+    /// Limits per TURN pod, and of one user in the whole fleet. 0 sets no limit.
     pub quotas: Quotas,
     /// Where clients may relay to.
     pub peers: Peers,
@@ -62,6 +62,12 @@ impl Default for Turn {
 }
 
 impl Turn {
+    /// What one user may hold in the whole fleet, where that is bounded.
+    #[must_use]
+    pub fn fleet_quota(&self) -> Option<u32> {
+        Some(self.quotas.fleet_allocations_per_user).filter(|quota| *quota > 0 && self.relays())
+    }
+
     /// Whether the servers relay.
     #[must_use]
     pub fn relays(&self) -> bool {
@@ -199,13 +205,17 @@ impl Default for PortRange {
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Addresses {
     /// Where to look, the first that has an address wins. A node without any is excluded, and the condition
-    /// `AddressesResolved` names it. `STUN` is passed over while `stunServer` is not set.
+    /// `AddressesResolved` names it. `STUN` is passed over while `stunServer` is not set. Leave `NodeInternalIP`
+    /// out where clients cannot reach it, so that a node is rather excluded than given to them by it.
     #[schemars(length(min = 1, max = 4))]
     pub order: Vec<AddressSource>,
     /// The annotation of the node that lists its addresses, separated by commas.
     #[schemars(length(min = 1, max = 317))]
     pub annotation_key: String,
-    /// A STUN server, `host:port`, that tells a TURN pod the address from which it is seen.
+    /// A STUN server, `host:port`, that tells each TURN pod under which address its node is seen: for nodes behind
+    /// a NAT that maps addresses one to one, port by port. It is asked again and again, and a changed address is
+    /// followed. A node whose pod it does not answer has the next source's address; while it was not asked yet,
+    /// clients are told what they were before.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 262))]
     pub stun_server: Option<String>,
@@ -213,6 +223,14 @@ pub struct Addresses {
     /// `IPv6` out where a node's kernel runs without it (`ipv6.disable=1`).
     #[schemars(length(min = 1, max = 2))]
     pub families: Vec<AddressFamily>,
+}
+
+impl Addresses {
+    /// The STUN server, if one is to be asked.
+    #[must_use]
+    pub fn asked(&self) -> Option<&str> {
+        self.stun_server.as_deref().filter(|_| self.order.contains(&AddressSource::Stun))
+    }
 }
 
 impl Default for Addresses {
@@ -256,17 +274,34 @@ pub enum AddressFamily {
     IPv6,
 }
 
-/// Limits per TURN pod. 0 sets no limit.
+/// Limits per TURN pod, and of one user in the whole fleet. 0 sets no limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Quotas {
-    /// Allocations that one user may have.
+    /// Allocations that one user may have on a pod.
     pub allocations_per_user: u32,
+    /// Allocations that one user may have on all TURN pods together. They tell each other by the Redis of `redis`,
+    /// which their nodes must reach: one by `Standalone` address, or the managed one. It is decided by what was
+    /// learnt about a second ago. Condition `FleetQuotaActive` tells whether every pod reaches that Redis.
+    pub fleet_allocations_per_user: u32,
+    /// What a TURN pod does that does not reach that Redis: `Open` goes on by the pod's own counts, `Closed` refuses
+    /// new allocations. Live ones go on either way.
+    pub when_store_is_away: WhenStoreIsAway,
     /// Allocations of all users together.
     pub allocations: u32,
     /// Bytes per second that one allocation may relay, in each direction: 312500 for 2.5 Mbit/s. What is above
     /// is dropped, as a slow link would.
     pub bandwidth_per_allocation: u64,
+}
+
+/// What to do about new allocations while it is not known what users hold elsewhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum WhenStoreIsAway {
+    /// Go on by the pod's own counts.
+    #[default]
+    Open,
+    /// Refuse them.
+    Closed,
 }
 
 /// Where clients may relay to. Private, loopback, link-local and metadata addresses and those of the cluster are

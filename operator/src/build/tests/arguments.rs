@@ -123,6 +123,8 @@ fn rtc_turn_knows_every_flag_that_its_pods_get_and_can_start_with_them() {
         std::fs::write(files.path().join("turn").join(configmap::FILE), text).unwrap();
         daemonset::build(build)
     };
+    std::fs::create_dir_all(files.path().join("redis")).unwrap();
+    std::fs::write(files.path().join("redis/url"), "redis://redis.example.com\n").unwrap();
     for spec in specs() {
         let turn: rtc_operator_api::spec::Turn =
             serde_json::from_value(spec.get("turn").cloned().unwrap_or_else(|| json!({}))).unwrap();
@@ -134,8 +136,11 @@ fn rtc_turn_knows_every_flag_that_its_pods_get_and_can_start_with_them() {
         assert_eq!(config.listen.len(), turn.listeners.len() * turn.addresses.families.len());
         assert_eq!(config.tls.is_some(), turn.listeners.iter().any(|l| l.transport.needs_tls()));
         assert_eq!(config.stun_only, !turn.relays());
+        let asked = config.external_stun.as_ref().map(|stun| stun.server.as_str());
+        assert_eq!(asked, turn.addresses.stun_server.as_deref());
         if turn.relays() {
             assert_eq!(config.fleet.unwrap().node.as_deref(), Some("w1"));
+            assert_eq!(config.fleet_quota.map(|quota| quota.max), turn.fleet_quota());
             assert_eq!(config.limits.total.unwrap_or_default(), turn.quotas.allocations);
             assert_eq!(
                 config.bandwidth.map_or(0, std::num::NonZero::get),

@@ -212,7 +212,7 @@ fn a_changed_template_takes_one_node_out_before_anything_else() {
 #[test]
 fn a_cordoned_node_gets_no_new_clients_and_keeps_its_pod() {
     let (_, mut observed) = settled(&cluster(), &["w1"], 100);
-    observed.nodes.get_mut("w1").unwrap().spec =
+    std::sync::Arc::make_mut(observed.nodes.get_mut("w1").unwrap()).spec =
         Some(k8s_openapi::api::core::v1::NodeSpec { unschedulable: Some(true), ..Default::default() });
     let plan = decide(&cluster(), &observed);
     assert_eq!(plan.nodes[0].reason, Some(Reason::Cordoned("the node is cordoned".into())));
@@ -226,7 +226,8 @@ fn a_taint_that_turn_pods_do_not_tolerate_is_as_good_as_a_cordon() {
         tolerant.spec.turn.placement.tolerations = serde_json::from_value(tolerations).unwrap();
         let (_, mut observed) = settled(&tolerant, &["w1"], 100);
         let spec = json!({"taints": [taint]});
-        observed.nodes.get_mut("w1").unwrap().spec = Some(serde_json::from_value(spec).unwrap());
+        std::sync::Arc::make_mut(observed.nodes.get_mut("w1").unwrap()).spec =
+            Some(serde_json::from_value(spec).unwrap());
         let plan = decide(&tolerant, &observed);
         assert!(plan.moves.is_empty());
         plan.nodes[0].serving

@@ -55,6 +55,7 @@ fn nodes(address: &str) -> Vec<PlannedNode> {
         addresses: vec![address.parse().unwrap()],
         serving: true,
         reason: None,
+        stun: None,
     }]
 }
 
