@@ -22,9 +22,19 @@ pub struct Parcel {
     pub conn: u64,
     /// The frame.
     pub frame: Utf8Bytes,
+    /// Bytes of the body of its entry.
+    body: usize,
 }
 
 impl Parcel {
+    /// What a member sent (JSON), of a signal.
+    #[must_use]
+    pub fn data(&self) -> Option<&str> {
+        let end = self.frame.len().checked_sub(1)?;
+        let data = end.checked_sub(self.body).and_then(|start| self.frame.get(start..end));
+        data.filter(|_| self.kind == Kind::Signal)
+    }
+
     /// Whether `member` is told.
     #[must_use]
     pub fn is_for(&self, member: &MemberId) -> bool {
@@ -36,13 +46,14 @@ impl From<Entry> for Parcel {
     fn from(entry: Entry) -> Self {
         Self {
             conn: entry.conn(),
+            frame: entry.frame().into(),
+            body: entry.body.len(),
             kind: entry.kind,
             epoch: entry.epoch,
             seq: entry.seq,
             from: entry.from,
             to: entry.to,
             id: entry.id,
-            frame: entry.frame.into(),
         }
     }
 }

@@ -1,7 +1,6 @@
 //! One line of a room's log: the header that a pod routes by, and the frame that clients get.
 //!
-//! The frame is written once, by whoever gives the entry its number, and passed on as it is: a pod that
-//! forwards to a thousand clients reads a short header and copies nothing.
+//! The frame is made once on each pod, of what the log has, and shared by all clients there.
 
 use crate::names::{MemberId, RequestId};
 use serde::Deserialize;
@@ -136,7 +135,7 @@ impl Profile {
     }
 }
 
-/// An entry before it has its number. `rest` is the frame from its fourth field on.
+/// An entry before it has its number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Draft {
     /// What it says.
@@ -148,75 +147,83 @@ pub struct Draft {
     /// Under which request: for deduplication; of a [`Kind::Attached`] the connection epoch, of a
     /// [`Kind::Left`] the reason.
     pub id: String,
-    /// The frame from its fourth field on, with the closing brace.
-    pub rest: String,
+    /// Of a signal its data (JSON), of a [`Kind::Joined`] the [`Profile`]; of others nothing.
+    pub body: String,
 }
 
 impl Draft {
-    /// `data` from one member.
+    /// `data` (JSON) from one member.
     #[must_use]
-    pub fn signal(from: &MemberId, to: Option<&MemberId>, id: String, data: &str) -> Self {
-        let mut rest = format!("\"from\":\"{from}\"");
-        if let Some(to) = to {
-            let _ = write!(rest, ",\"to\":\"{to}\"");
-        }
-        let _ = write!(rest, ",\"data\":{data}}}");
-        Self { kind: Kind::Signal, from: from.clone(), to: to.cloned(), id, rest }
+    pub fn signal(from: &MemberId, to: Option<&MemberId>, id: String, data: String) -> Self {
+        Self { kind: Kind::Signal, from: from.clone(), to: to.cloned(), id, body: data }
     }
 
     /// A member came; to those before it, it is not the polite side.
     #[must_use]
     pub fn joined(member: &MemberId, profile: &Profile) -> Self {
-        let rest = format!("\"member\":{}}}", profile.to_json(false));
-        Self { kind: Kind::Joined, from: member.clone(), to: None, id: "-".into(), rest }
+        let body = profile.as_str().to_owned();
+        Self { kind: Kind::Joined, from: member.clone(), to: None, id: "-".into(), body }
     }
 
     /// A member went.
     #[must_use]
     pub fn left(member: &MemberId, reason: Reason) -> Self {
-        let rest = format!("\"member\":\"{member}\",\"reason\":\"{}\"}}", reason.as_str());
-        Self { kind: Kind::Left, from: member.clone(), to: None, id: reason.as_str().into(), rest }
+        let (id, body) = (reason.as_str().into(), String::new());
+        Self { kind: Kind::Left, from: member.clone(), to: None, id, body }
     }
 
     /// A session has a new connection.
     #[must_use]
     pub fn attached(member: &MemberId, conn: u64) -> Self {
-        Self {
-            kind: Kind::Attached,
-            from: member.clone(),
-            to: None,
-            id: conn.to_string(),
-            rest: String::new(),
-        }
+        let (id, body) = (conn.to_string(), String::new());
+        Self { kind: Kind::Attached, from: member.clone(), to: None, id, body }
+    }
+
+    /// How it stands in the log, but for its place: a header line of four words, and the body.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let Self { kind, from, to, id, body } = self;
+        line(*kind, from, to.as_ref(), id, body)
+    }
+
+    /// What its [line](Self::line) weighs against [`RoomLimits::log_bytes`](crate::ops::RoomLimits::log_bytes): its
+    /// bytes, or nothing if it has few, since of those the number is bounded.
+    #[must_use]
+    pub fn weight(&self) -> u64 {
+        let to = self.to.as_ref().map_or(1, |to| to.as_str().len());
+        let bytes = self.from.as_str().len() + to + self.id.len() + self.body.len() + 5;
+        if bytes < LIGHT { 0 } else { bytes as u64 }
     }
 
     /// The entry, numbered.
     #[must_use]
     pub fn number(self, epoch: u64, seq: u64) -> Entry {
-        let frame = match self.kind {
-            Kind::Attached => String::new(),
-            kind => {
-                format!("{{\"type\":\"{}\",\"epoch\":{epoch},\"seq\":{seq},{}", kind.frame_type(), self.rest)
-            }
-        };
-        Entry { kind: self.kind, epoch, seq, from: self.from, to: self.to, id: self.id, frame }
-    }
-
-    /// The frame without a number: for members on the same pod while no log can be written.
-    #[must_use]
-    pub fn unnumbered_frame(&self) -> String {
-        format!("{{\"type\":\"{}\",{}", self.kind.frame_type(), self.rest)
+        let Self { kind, from, to, id, body } = self;
+        Entry { kind, epoch, seq, from, to, id, body }
     }
 }
+
+fn line(kind: Kind, from: &MemberId, to: Option<&MemberId>, id: &str, body: &str) -> String {
+    let (from, to) = (from.as_str(), to.map_or("-", MemberId::as_str));
+    let mut text = String::with_capacity(from.len() + to.len() + id.len() + body.len() + 5);
+    text.push(kind.letter());
+    for part in [" ", from, " ", to, " ", id, "\n", body] {
+        text.push_str(part);
+    }
+    text
+}
+
+/// Lines of fewer bytes weigh nothing.
+pub const LIGHT: usize = 1024;
 
 /// A numbered entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// What it says.
     pub kind: Kind,
-    /// Which life of the room's log.
+    /// Which life of the room's log; 0 for what was never in it.
     pub epoch: u64,
-    /// Its place in the log; each entry of an epoch has a higher one than those before.
+    /// Its place in the log; each entry of an epoch has a higher one than those before. 0 for what was never in it.
     pub seq: u64,
     /// Whom it is about, or who sends.
     pub from: MemberId,
@@ -224,8 +231,8 @@ pub struct Entry {
     pub to: Option<MemberId>,
     /// The request, as a word; of a [`Kind::Attached`] the connection epoch, of a [`Kind::Left`] the reason.
     pub id: String,
-    /// The whole frame; empty for an [`Kind::Attached`].
-    pub frame: String,
+    /// As in [`Draft`].
+    pub body: String,
 }
 
 impl Entry {
@@ -247,18 +254,51 @@ impl Entry {
         }
     }
 
-    /// As it stands in the log: a header line of six words, and the frame.
+    /// What clients are told: empty for an [`Kind::Attached`], and without a place for what was never in the log.
+    /// The data of a signal are the end of it, but for the closing brace.
+    #[must_use]
+    pub fn frame(&self) -> String {
+        let Self { kind, epoch, seq, from, to, id, body } = self;
+        if *kind == Kind::Attached {
+            return String::new();
+        }
+        let mut text = String::with_capacity(body.len() + 192);
+        let place = |text: &mut String| match seq {
+            0 => write!(text, "{{\"type\":\"{}\"", kind.frame_type()),
+            _ => write!(text, "{{\"type\":\"{}\",\"epoch\":{epoch},\"seq\":{seq}", kind.frame_type()),
+        };
+        let _ = place(&mut text);
+        let parts: &[&str] = match (kind, to) {
+            (Kind::Signal, None) => &[",\"from\":\"", from.as_str(), "\",\"data\":", body, "}"],
+            (Kind::Signal, Some(to)) => {
+                &[",\"from\":\"", from.as_str(), "\",\"to\":\"", to.as_str(), "\",\"data\":", body, "}"]
+            }
+            (Kind::Left, _) => &[",\"member\":\"", from.as_str(), "\",\"reason\":\"", id, "\"}"],
+            (Kind::Joined | Kind::Attached, _) => &[",\"member\":{", body, ",\"polite\":false}}"],
+        };
+        parts.iter().for_each(|part| text.push_str(part));
+        text
+    }
+
+    /// The entry as a text: its place and its line ([`Draft::line`]).
     #[must_use]
     pub fn to_record(&self) -> String {
-        let to = self.to.as_ref().map_or("-", MemberId::as_str);
-        let kind = self.kind.letter();
-        format!("{kind} {} {} {} {to} {}\n{}", self.epoch, self.seq, self.from, self.id, self.frame)
+        let Self { kind, epoch, seq, from, to, id, body } = self;
+        format!("{epoch} {seq} {}", line(*kind, from, to.as_ref(), id, body))
     }
 
     /// Reads what [`Self::to_record`] wrote; `None` when it is something else.
     #[must_use]
     pub fn from_record(record: &str) -> Option<Self> {
-        let (header, frame) = record.split_once('\n')?;
+        let (epoch, rest) = record.split_once(' ')?;
+        let (seq, line) = rest.split_once(' ')?;
+        Self::from_line(epoch.parse().ok()?, seq.parse().ok()?, line)
+    }
+
+    /// The entry at a place of the log; `None` when the line is none.
+    #[must_use]
+    pub fn from_line(epoch: u64, seq: u64, line: &str) -> Option<Self> {
+        let (header, body) = line.split_once('\n')?;
         let mut words = header.split(' ');
         let kind = match words.next()? {
             "s" => Kind::Signal,
@@ -267,15 +307,13 @@ impl Entry {
             "a" => Kind::Attached,
             _ => return None,
         };
-        let epoch = words.next()?.parse().ok()?;
-        let seq = words.next()?.parse().ok()?;
         let from = words.next()?.parse().ok()?;
         let to = match words.next()? {
             "-" => None,
             to => Some(to.parse().ok()?),
         };
         let id = words.next()?.to_owned();
-        words.next().is_none().then(|| Self { kind, epoch, seq, from, to, id, frame: frame.to_owned() })
+        words.next().is_none().then(|| Self { kind, epoch, seq, from, to, id, body: body.to_owned() })
     }
 }
 
@@ -283,6 +321,12 @@ impl Entry {
 #[must_use]
 pub fn request_word(id: Option<&RequestId>, otherwise: impl FnOnce() -> u64) -> String {
     id.map_or_else(|| format!("u{}", otherwise()), RequestId::to_string)
+}
+
+/// Whether a request may come again under this word: not under one that the server made, which no client knows.
+#[must_use]
+pub fn may_come_again(word: &str) -> bool {
+    !word.starts_with('u')
 }
 
 #[cfg(test)]
@@ -310,20 +354,26 @@ mod tests {
         let meta: Box<RawValue> = serde_json::from_str("{\"k\":\"line\\nbreak\"}").unwrap();
         let profile = Profile::new(&a, Some("Zoë \"z\"\n"), Some(&meta));
         for draft in [
-            Draft::signal(&a, Some(&b), "n7".into(), "{\"sdp\":\"v=0\\r\\n\"}"),
-            Draft::signal(&a, None, "t-".into(), "null"),
+            Draft::signal(&a, Some(&b), "n7".into(), "{\"sdp\":\"v=0\\r\\n\"}".into()),
+            Draft::signal(&a, None, "t-".into(), "null".into()),
+            Draft::signal(&a, Some(&b), "n1".into(), format!("\"{}\"", "x".repeat(LIGHT))),
             Draft::joined(&a, &profile),
             Draft::left(&a, Reason::Lost),
             Draft::attached(&a, 4),
         ] {
+            let (line, weight) = (draft.line(), draft.weight());
+            assert_eq!(weight, if line.len() < LIGHT { 0 } else { line.len() as u64 });
             let entry = draft.number(1_790_000_000_000_000, 12);
             assert_eq!(Entry::from_record(&entry.to_record()).unwrap(), entry);
             if entry.kind != Kind::Attached {
-                let frame: serde_json::Value = serde_json::from_str(&entry.frame).unwrap();
+                let frame: serde_json::Value = serde_json::from_str(&entry.frame()).unwrap();
                 assert_eq!((frame["epoch"].as_u64(), frame["seq"].as_u64()), (Some(entry.epoch), Some(12)));
+                let apart = Entry { epoch: 0, seq: 0, ..entry }.frame();
+                let apart: serde_json::Value = serde_json::from_str(&apart).unwrap();
+                assert_eq!((apart["type"].clone(), apart.get("seq")), (frame["type"].clone(), None));
             }
         }
-        assert_eq!(Entry::from_record("s 1 2 aa - n1 more\n{}"), None);
-        assert_eq!(Entry::from_record("s 1 x aa - n1\n{}"), None);
+        assert_eq!(Entry::from_record("1 2 s aa - n1 more\n{}"), None);
+        assert_eq!(Entry::from_record("1 x s aa - n1\n{}"), None);
     }
 }

@@ -13,7 +13,8 @@ pub struct RoomLimits {
     pub log_entries: u64,
     /// How long they are kept at least; at most twice as long.
     pub log_age: Duration,
-    /// Bytes of frames that are kept at most, and half as many at least; but for the last frame, which is.
+    /// Bytes of entries that are kept at most, and half as many at least; but for the last entry, which is, and for
+    /// [light](crate::entry::LIGHT) ones, which do not count.
     pub log_bytes: u64,
     /// Requests that are remembered at least, to recognise a repeated one; at most twice as many.
     pub seen: usize,
@@ -96,7 +97,8 @@ pub struct Signal {
     pub conn: u64,
     /// To whom; all others if `None`.
     pub to: Option<MemberId>,
-    /// The request, as a word without spaces: a second one of the same sender is not passed on again.
+    /// The request, as a word without spaces: a second one of the same sender is not passed on again, if it
+    /// [may come](crate::entry::may_come_again).
     pub id: String,
     /// JSON.
     pub data: String,

@@ -6,7 +6,7 @@
 
 pub use crate::ops::*;
 use crate::{
-    entry::{Draft, Entry, Profile, Reason},
+    entry::{Draft, Entry, Profile, Reason, may_come_again},
     names::{MemberId, ReplicaId},
 };
 use std::{
@@ -96,12 +96,12 @@ impl Room {
     /// The room now.
     #[must_use]
     pub fn view(&self) -> View {
-        let present = |(id, m): (&MemberId, &Member)| Present {
+        let present = self.members.iter().map(|(id, m)| Present {
             id: id.clone(),
             since: m.since,
             profile: m.profile.clone(),
-        };
-        View { epoch: self.epoch, seq: self.seq, members: self.members.iter().map(present).collect() }
+        });
+        View { epoch: self.epoch, seq: self.seq, members: present.collect() }
     }
 
     /// A member enters, if there is a place; those whose lease has run out take none.
@@ -154,7 +154,7 @@ impl Room {
         let Signal { from, conn, to, id, data } = signal;
         self.authorize(&from, self.which(&from, conn))?;
         let somebody = to.as_ref().is_none_or(|to| self.members.contains_key(to));
-        self.pass((from, id), to.as_ref(), &data, somebody)
+        self.pass((from, id), to.as_ref(), data, somebody)
     }
 
     /// Passes something on from outside.
@@ -166,23 +166,27 @@ impl Room {
             Some(to) => self.members.contains_key(to),
             None => self.members.values().any(|m| m.holder.is_some()),
         };
-        self.pass((post.from, post.id), post.to.as_ref(), &post.data, somebody)
+        self.pass((post.from, post.id), post.to.as_ref(), post.data, somebody)
     }
 
     fn pass(
         &mut self,
         request: (MemberId, String),
         to: Option<&MemberId>,
-        data: &str,
+        data: String,
         somebody: bool,
     ) -> Result<Sent, Refusal> {
-        if let Some(seq) = self.seen.iter().find_map(|seen| seen.get(&request)) {
+        let again = may_come_again(&request.1);
+        if again && let Some(seq) = self.seen.iter().find_map(|seen| seen.get(&request)) {
             return Ok(Sent::Before(*seq));
         }
         if !somebody {
             return Err(Refusal::NoSuchMember);
         }
         self.append(Draft::signal(&request.0, to, request.1.clone(), data));
+        if !again {
+            return Ok(Sent::Now(self.seq));
+        }
         if self.seen[0].len() >= self.limits.seen {
             self.seen.swap(0, 1);
             self.seen[0].clear();
@@ -369,8 +373,9 @@ impl Room {
 
     fn append(&mut self, draft: Draft) {
         self.seq += 1;
-        self.heavy.1 += draft.rest.len() as u64;
-        if self.heavy.1 * 2 >= self.limits.log_bytes {
+        let weight = draft.weight();
+        self.heavy.1 += weight;
+        if weight > 0 && self.heavy.1 * 2 >= self.limits.log_bytes {
             self.floor = self.floor.max(self.heavy.0);
             self.heavy = (self.seq, 0);
         }

@@ -16,22 +16,9 @@ pub(crate) mod peerjs;
 pub mod socketio;
 pub(crate) mod ywebrtc;
 
-use crate::parcel::Parcel;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use rtc_signaling_proto::RoomName;
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
-
-/// What a member sent, of an entry that is a signal.
-fn signal_data(parcel: &Parcel) -> Option<&str> {
-    #[derive(Deserialize)]
-    struct Frame<'a> {
-        #[serde(borrow)]
-        data: &'a RawValue,
-    }
-    serde_json::from_str::<Frame<'_>>(&parcel.frame).ok().map(|frame| frame.data.get())
-}
 
 /// A dialect's own room, whatever its clients call it: names that are too long, or have control characters,
 /// are known by their hash.

@@ -9,7 +9,6 @@
 use crate::{
     arrival::{Arrival, sized},
     auth::gate::Pass,
-    dialect::signal_data,
     guests::{Guest, TOO_FAST},
     hub::{Attachment, EnterError, Entering, Hub},
     outbox::{Out, Outbox},
@@ -124,7 +123,7 @@ impl Talk for Subscriber {
         match out {
             Out::Text(text) => vec![text.clone()],
             Out::Parcel(parcel) if parcel.kind == Kind::Signal => {
-                signal_data(parcel).map(Into::into).into_iter().collect()
+                parcel.data().map(Into::into).into_iter().collect()
             }
             _ => Vec::new(),
         }

@@ -298,7 +298,7 @@ mod tests {
     }
 
     fn signal(seq: u64) -> Arc<Parcel> {
-        parcel(Draft::signal(&member("aa"), None, format!("n{seq}"), &seq.to_string()), seq)
+        parcel(Draft::signal(&member("aa"), None, format!("n{seq}"), seq.to_string()), seq)
     }
 
     fn hosted(cursor: u64) -> (Hosted, Arc<Outbox>) {
@@ -424,7 +424,7 @@ mod tests {
         let (mut hosted, outbox) = hosted(3);
         hosted.syncing = true;
         let later = |seq| {
-            let draft = Draft::signal(&member("aa"), None, format!("n{seq}"), "1");
+            let draft = Draft::signal(&member("aa"), None, format!("n{seq}"), "1".into());
             Arc::new(Parcel::from(draft.number(2, seq)))
         };
         assert_eq!(hosted.accept(&later(5)), Next::Nothing);

@@ -3,7 +3,7 @@
 use super::{Attachment, Hub, SignalError};
 use crate::{parcel::Parcel, store::StoreError};
 use rtc_signaling_proto::{
-    MemberId, Refusal, RequestId, RoomName,
+    Kind, MemberId, Refusal, RequestId, RoomName,
     entry::{Draft, request_word},
     ops::{Post, Signal},
 };
@@ -67,17 +67,9 @@ impl Hub {
     }
 
     fn signal_here(&self, room: &RoomName, signal: Signal) -> Result<Option<u64>, SignalError> {
-        let draft = Draft::signal(&signal.from, signal.to.as_ref(), signal.id, &signal.data);
-        let parcel = Arc::new(Parcel {
-            kind: draft.kind,
-            epoch: 0,
-            seq: 0,
-            conn: 0,
-            frame: draft.unnumbered_frame().into(),
-            from: draft.from,
-            to: draft.to,
-            id: draft.id,
-        });
+        let Signal { from, to, id, data, .. } = signal;
+        let draft = Draft { kind: Kind::Signal, from, to, id, body: data };
+        let parcel = Arc::new(Parcel::from(draft.number(0, 0)));
         let mut rooms = self.lock(room);
         match rooms.get_mut(room).map(|hosted| hosted.deliver_unnumbered(&parcel)) {
             Some(Some(true)) => Ok(None),

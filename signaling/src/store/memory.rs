@@ -10,8 +10,6 @@ use rtc_signaling_proto::{
     entry::{Profile, Reason},
     ops::*,
 };
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use std::{
     collections::{HashMap, VecDeque},
     fmt,
@@ -182,8 +180,8 @@ impl MemoryStore {
         let count = |kind| entries.iter().filter(|entry| entry.kind == kind).count() as u64;
         let mut members = (after + count(Kind::Left)).saturating_sub(count(Kind::Joined));
         for entry in entries {
-            let frame = match entry.kind {
-                Kind::Joined => joined(&entry.frame),
+            let body = match entry.kind {
+                Kind::Joined => Profile::from_stored(entry.body.clone()).brief().as_str().to_owned(),
                 Kind::Left => String::new(),
                 Kind::Signal | Kind::Attached => continue,
             };
@@ -191,7 +189,7 @@ impl MemoryStore {
             let mut noted = self.inner.news();
             noted.last += 1;
             let place = Place { part: 0, id: (noted.last, 0) };
-            let entry = Entry { frame, ..entry.clone() };
+            let entry = Entry { body, ..entry.clone() };
             noted.waiting.push_back(News {
                 place,
                 at: rtc_service::clock::unix_millis(),
@@ -352,18 +350,6 @@ impl MemoryStore {
         }
         Ok(())
     }
-}
-
-/// The brief profile in the frame of one who joined.
-fn joined(frame: &str) -> String {
-    #[derive(Deserialize)]
-    struct Frame<'a> {
-        #[serde(borrow)]
-        member: &'a RawValue,
-    }
-    let member = serde_json::from_str::<Frame<'_>>(frame).map_or("", |frame| frame.member.get());
-    let inside = member.strip_prefix('{').and_then(|text| text.strip_suffix('}')).unwrap_or_default();
-    Profile::from_stored(inside.to_owned()).brief().as_str().to_owned()
 }
 
 impl Inner {

@@ -20,7 +20,7 @@ pub struct News {
     pub room: RoomName,
     /// How many members the room had then.
     pub members: u64,
-    /// What the log says, with a brief [`Profile`] instead of a frame.
+    /// What the log says, with a brief [`Profile`].
     pub entry: Entry,
 }
 
@@ -28,7 +28,7 @@ impl News {
     /// Who came; empty for one that went.
     #[must_use]
     pub fn profile(&self) -> Profile {
-        Profile::from_stored(self.entry.frame.clone())
+        Profile::from_stored(self.entry.body.clone())
     }
 }
 

@@ -48,7 +48,7 @@ pub(super) fn events(news: &News) -> Vec<Event> {
 fn event(kind: &'static str, news: &News) -> Event {
     let News { at, room, members, entry, .. } = news;
     let member = match kind {
-        "member.joined" => Some(format!("{{{}}}", entry.frame)),
+        "member.joined" => Some(format!("{{{}}}", entry.body)),
         "member.left" => Some(format!("{{\"id\":\"{}\"}}", entry.from)),
         _ => None,
     };
@@ -78,8 +78,8 @@ mod tests {
         entry::{Draft, Profile, Reason},
     };
 
-    fn news(draft: Draft, frame: &str, members: u64) -> News {
-        let entry = Entry { frame: frame.into(), ..draft.number(7, 3) };
+    fn news(draft: Draft, body: &str, members: u64) -> News {
+        let entry = Entry { body: body.into(), ..draft.number(7, 3) };
         let place = Place { part: 0, id: (1, 0) };
         News { place, at: 1_790_000_000_120, room: "r".parse().unwrap(), members, entry }
     }

@@ -16,6 +16,7 @@ mod ice;
 mod matchbox;
 mod page;
 mod peerjs;
+mod redis_batches;
 mod redis_faults;
 mod redis_modes;
 mod redis_outage;

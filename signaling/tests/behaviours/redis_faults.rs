@@ -168,12 +168,13 @@ async fn a_replica_gets_only_what_it_hosts_and_did_not_write() {
         if text == "end" {
             break;
         }
-        let room = text.lines().next().unwrap();
-        assert_eq!(room, "shared");
-        let to = replicas.iter().position(|replica| {
-            message.get_channel_name() == format!("rtc:to:{}", replica.server.hub().replica())
-        });
-        told.push(to.unwrap());
+        for parcel in text.split_terminator('\u{1e}') {
+            assert!(parcel.lines().next().unwrap().ends_with(":meta:shared"), "{parcel}");
+            let to = replicas.iter().position(|replica| {
+                message.get_channel_name() == format!("rtc:to:{}", replica.server.hub().replica())
+            });
+            told.push(to.unwrap());
+        }
     }
     // to the first: a join, five signals, a leave; to the second: five signals
     let count = |n| told.iter().filter(|to| **to == n).count();

@@ -20,7 +20,7 @@ use std::{
 const LIMITS: RoomLimits = RoomLimits {
     log_entries: 20,
     log_age: Duration::from_secs(3600),
-    log_bytes: 400,
+    log_bytes: 12_000,
     seen: 5,
     replica_lease: Duration::from_millis(400),
     detached_lease: Duration::from_millis(400),
@@ -67,6 +67,16 @@ fn op() -> impl Strategy<Value = Op> {
 
 fn member(who: u8) -> MemberId {
     format!("m{who}").parse().unwrap()
+}
+
+/// One that may come again, or one that a server made.
+fn request(id: u8) -> String {
+    format!("{}{id}", if id == 0 { 'u' } else { 'n' })
+}
+
+/// Some that weigh something in the log, and some that do not.
+fn data(id: u8) -> String {
+    if id.is_multiple_of(3) { format!("\"{}\"", "é".repeat(700)) } else { "{\"é\":[1]}".into() }
 }
 
 fn profile(who: u8) -> Profile {
@@ -121,7 +131,7 @@ impl Side {
     fn entries(&mut self, entries: &[rtc_signaling_proto::Entry]) -> String {
         let mut text = String::new();
         for e in entries {
-            let frame = e.frame.replace(&e.epoch.to_string(), "EPOCH");
+            let frame = e.frame().replace(&e.epoch.to_string(), "EPOCH");
             text += &format!(
                 "{} {:?} {} {} {:?} {} {frame};",
                 self.name(e.epoch),
@@ -167,20 +177,14 @@ impl Side {
                 proven.map_or_else(refused, |()| "proven".into())
             }
             Op::Signal { who, conn, to, id } => {
-                let signal = Signal {
-                    from: member(who),
-                    conn,
-                    to: to.map(member),
-                    id: format!("n{id}"),
-                    data: "{\"é\":[1]}".into(),
-                };
+                let signal =
+                    Signal { from: member(who), conn, to: to.map(member), id: request(id), data: data(id) };
                 let sent = self.stores[0].signal(room, &signal).await;
                 sent.map_or_else(refused, |sent| format!("{sent:?}"))
             }
             Op::Close => self.stores[1].close(room).await.map_or_else(refused, |()| "closed".into()),
             Op::Post { who, to, id } => {
-                let post =
-                    Post { from: member(who), to: to.map(member), id: format!("n{id}"), data: "[]".into() };
+                let post = Post { from: member(who), to: to.map(member), id: request(id), data: "[]".into() };
                 let sent = self.stores[1].post(room, &post).await;
                 sent.map_or_else(refused, |sent| format!("{sent:?}"))
             }

@@ -15,7 +15,6 @@ mod matching;
 use crate::{
     arrival::{Arrival, sized},
     auth::gate::Pass,
-    dialect::signal_data,
     guests::TOO_FAST,
     hub::{Attachment, EnterError, Entered, Entering, Hub},
     outbox::{Out, Outbox},
@@ -221,7 +220,7 @@ impl Talk for Client {
         let from = &parcel.from;
         let event = match parcel.kind {
             Kind::Signal => {
-                signal_data(parcel).map(|data| format!(r#"{{"Signal":{{"sender":"{from}","data":{data}}}}}"#))
+                parcel.data().map(|data| format!(r#"{{"Signal":{{"sender":"{from}","data":{data}}}}}"#))
             }
             Kind::Joined => {
                 self.peers.insert(from.clone());

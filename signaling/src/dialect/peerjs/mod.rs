@@ -23,7 +23,6 @@ mod waiting;
 use crate::{
     arrival::{Arrival, TurnedAway, sized},
     auth::gate::Pass,
-    dialect::signal_data,
     hub::{Attachment, EnterError, Entering, Hub, SignalError},
     outbox::{Out, Outbox},
     server::Replica,
@@ -238,7 +237,7 @@ impl Talk for Peer {
         match out {
             Out::Text(text) => vec![text.clone()],
             Out::Parcel(parcel) if parcel.kind == Kind::Signal => {
-                signal_data(parcel).map(|data| data.into()).into_iter().collect()
+                parcel.data().map(|data| data.into()).into_iter().collect()
             }
             _ => Vec::new(),
         }

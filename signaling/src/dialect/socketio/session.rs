@@ -7,7 +7,6 @@ use super::{
 };
 use crate::{
     auth::gate::{Gate, Pass},
-    dialect::signal_data,
     guests::{Guest, TOO_FAST},
     hub::{Attachment, EnterError, Entered, Entering, Hub},
     metrics::OpenConnection,
@@ -343,7 +342,7 @@ impl Session {
     fn parcel(&self, parcel: &Parcel) -> Vec<String> {
         match parcel.kind {
             Kind::Signal => {
-                signal_data(parcel).map(|data| packet::raw_event("message", data)).into_iter().collect()
+                parcel.data().map(|data| packet::raw_event("message", data)).into_iter().collect()
             }
             Kind::Joined => {
                 let room = self.room.lock().unwrap_or_else(PoisonError::into_inner).clone();

@@ -8,6 +8,7 @@ use super::{
     finder::Finder,
     inbox::Inbox,
     node::Node,
+    queue::Caller,
     slots::{PARTITIONS, key},
     target::{Mode, Target},
 };
@@ -36,7 +37,7 @@ pub(super) struct Map {
     /// Which of them each partition is on.
     partitions: Vec<usize>,
     /// Of all servers that work.
-    pub(super) lives: String,
+    pub(super) lives: Arc<str>,
 }
 
 impl Map {
@@ -81,7 +82,7 @@ pub(super) struct Fleet {
 
 impl Fleet {
     pub(super) fn new() -> Arc<Self> {
-        let map = Map { servers: Vec::new(), partitions: Vec::new(), lives: String::new() };
+        let map = Map { servers: Vec::new(), partitions: Vec::new(), lives: "".into() };
         let down = Down { since: rtc_service::clock::unix_now(), reason: "not connected yet".into() };
         Arc::new(Self {
             map: RwLock::new(Arc::new(map)),
@@ -113,7 +114,7 @@ impl Fleet {
     pub(super) async fn keep(
         self: Arc<Self>,
         mut targets: watch::Receiver<Target>,
-        replica: ReplicaId,
+        caller: Caller,
         listener: Weak<dyn Listener>,
     ) {
         let (mut finder, mut backoff) = (Finder::default(), Backoff::default());
@@ -124,7 +125,7 @@ impl Fleet {
             let mut before = self.map().working();
             if wanted != current {
                 finder.forget();
-                let map = self.look(&wanted, &mut finder, &[], &replica, &listener).await;
+                let map = self.look(&wanted, &mut finder, &[], &caller, &listener).await;
                 match map.trouble() {
                     Some(reason) if self.down().is_none() => {
                         if refused != *reason {
@@ -144,7 +145,7 @@ impl Fleet {
                     }
                 }
             }
-            let map = self.look(&current, &mut finder, &before, &replica, &listener).await;
+            let map = self.look(&current, &mut finder, &before, &caller, &listener).await;
             let map = self.install(map, &listener);
             let now = Instant::now();
             let pause = match map.trouble() {
@@ -175,14 +176,14 @@ impl Fleet {
         target: &Target,
         finder: &mut Finder,
         before: &[Arc<Node>],
-        replica: &ReplicaId,
+        caller: &Caller,
         listener: &Weak<dyn Listener>,
     ) -> Map {
         let places = match finder.find(target, before).await {
             Ok(places) => places,
             Err(reason) => {
                 let (servers, partitions) = (vec![Err(reason)], vec![0; PARTITIONS]);
-                return Map { servers, partitions, lives: String::new() };
+                return Map { servers, partitions, lives: "".into() };
             }
         };
         let mut partitions = vec![0; PARTITIONS];
@@ -194,15 +195,17 @@ impl Fleet {
         let open = places.into_iter().map(|place| {
             let known = before.iter().find(|node| node.place.address == place.address);
             let channels = match target.mode {
-                Mode::Cluster => place.partitions.iter().map(|p| key(*p, &of_replica(replica))).collect(),
-                _ => vec![format!("rtc:{}", of_replica(replica))],
+                Mode::Cluster => {
+                    place.partitions.iter().map(|p| key(*p, &of_replica(&caller.replica))).collect()
+                }
+                _ => vec![format!("rtc:{}", of_replica(&caller.replica))],
             };
             let inbox = Inbox { listener: listener.clone(), doubt: self.doubt.clone(), ended: false.into() };
-            Node::open(target, place, channels, known, inbox)
+            Node::open(target, place, channels, caller, known, inbox)
         });
         let servers = futures::future::join_all(open).await;
         let lives: Vec<_> = servers.iter().flatten().map(|node| node.life.as_str()).collect();
-        let lives = lives.join(",");
+        let lives = lives.join(",").into();
         Map { servers, partitions, lives }
     }
 

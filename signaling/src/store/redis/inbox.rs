@@ -1,7 +1,7 @@
 //! What other replicas write of rooms that this one hosts, as Redis passes it on.
 //!
-//! A replica has a channel of its own, and a script publishes to those that hold a lease on the room, less
-//! the one that calls it: so nobody gets what it does not host, or wrote itself, and entering a room costs
+//! A replica has a channel of its own, and a write is published to those that hold a lease on the room, less
+//! the one that asks for it: so nobody gets what it does not host, or wrote itself, and entering a room costs
 //! no subscription.
 
 use crate::{parcel::Parcel, store::Listener};
@@ -12,6 +12,9 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 use tokio::sync::Notify;
+
+/// After each entry of a message: no JSON has it, nor a name.
+const SEPARATOR: char = '\u{1e}';
 
 /// One subscription's end.
 pub(super) struct Inbox {
@@ -29,15 +32,17 @@ impl Inbox {
     fn deliver(&self, data: Vec<Value>) {
         // the channel, and the message
         let Some(Value::BulkString(message)) = data.into_iter().nth(1) else { return };
-        let message = String::from_utf8_lossy(&message);
-        let entry = message
-            .split_once('\n')
-            .and_then(|(room, record)| Some((RoomName::from_stored(room), Entry::from_record(record)?)));
-        match (entry, self.listener.upgrade()) {
-            (Some((room, entry)), Some(listener)) => listener.entry(&room, &Arc::new(Parcel::from(entry))),
-            // the number that is missing now will be read from the log
-            (None, _) => tracing::warn!("not an entry of a room's log"),
-            (_, None) => {}
+        let Some(listener) = self.listener.upgrade() else { return };
+        for parcel in String::from_utf8_lossy(&message).split_terminator(SEPARATOR) {
+            let entry = parcel.split_once('\n').and_then(|(key, record)| {
+                let (_, room) = key.split_once(":meta:")?;
+                Some((RoomName::from_stored(room), Entry::from_record(record)?))
+            });
+            match entry {
+                Some((room, entry)) => listener.entry(&room, &Arc::new(Parcel::from(entry))),
+                // the number that is missing now will be read from the log
+                None => tracing::warn!("not an entry of a room's log"),
+            }
         }
     }
 

@@ -2,10 +2,10 @@
 //!
 //! | key | what |
 //! | --- | --- |
-//! | `rtc:{pN}:meta:ROOM` | hash: epoch, seq, max, and how far back the log is known |
-//! | `rtc:{pN}:members:ROOM` | hash: member -> connection epoch, since, holder, secret's hash, profile |
+//! | `rtc:{pN}:meta:ROOM` | hash: `s`, the record (epoch, life, seq, what is forgotten next, counts); `h`, the replicas that host the room; member -> connection epoch and replica |
+//! | `rtc:{pN}:members:ROOM` | hash: member -> since, secret's hash, profile |
 //! | `rtc:{pN}:leases:ROOM` | zset: a replica (`r:`) or a detached session (`d:`) -> when it runs out |
-//! | `rtc:{pN}:log:ROOM` | stream: id = seq, bounded in length, age and bytes |
+//! | `rtc:{pN}:log:ROOM` | list: the last entries, one after the other; bounded in length, age and bytes |
 //! | `rtc:{pN}:seen:ROOM`, `…:older:ROOM` | hashes: requests, to recognise a repeated one |
 //! | `rtc:{pN}:due` | zset: room -> when its first lease runs out; so the list of all rooms |
 //! | `rtc:{pN}:news` | stream, with webhooks: who came and went, until the backend is told |
@@ -14,12 +14,13 @@
 //! | `rtc:{pN}:alive` | what a probe writes |
 //! | `rtc:{pN}:to:REPLICA` (on Redis Cluster), `rtc:to:REPLICA` | channel: what a replica hosts and others write |
 //!
-//! N is one of 128 partitions, by the room's name, so that Redis Cluster spreads rooms and each script has
-//! all its keys in one place. Each write is one script: it authorizes, recognises a repetition, counts
-//! places, numbers, appends and publishes, and nothing comes between. Times are Redis's own.
+//! N is one of 128 partitions, by the room's name, so that Redis Cluster spreads rooms and each write has
+//! all its keys in one place. A write authorizes, recognises a repetition, counts places, numbers, appends and
+//! publishes, and nothing comes between. It is a function of a library, which a server compiles once, and writes
+//! that are asked for at once are one call of it ([`queue`]). Times are Redis's own.
 //!
-//! A room knows of which life of Redis's data it is. The first script that a server runs on a room of an
-//! earlier life, one that ended with a failover or a restart, gives the room a new epoch.
+//! A room knows of which life of Redis's data it is. The first write of a room on a server of another life, when its own
+//! has ended with a failover or a restart, gives the room a new epoch.
 //!
 //! A user needs `~rtc:* &rtc:* +@all -@admin -@dangerous +info`, and on Redis Cluster `+cluster|slots`.
 
@@ -27,9 +28,10 @@ mod backoff;
 mod finder;
 mod fleet;
 mod inbox;
+mod library;
 mod news;
 mod node;
-mod scripts;
+mod queue;
 mod slots;
 mod target;
 
@@ -38,14 +40,15 @@ pub use target::{Mode, TlsFiles, UrlError};
 use super::{Down, Listener, Outcome, StoreError, news::OF_A_PART};
 use crate::parcel::Parcel;
 use fleet::Fleet;
+use library::{Library, Reply};
 use node::ANSWER;
+use queue::{Caller, Words, Write};
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 use rtc_signaling_proto::{
     Entry, MemberId, ReplicaId, RoomName,
-    entry::{Draft, Reason},
+    entry::{Draft, Profile, Reason, may_come_again},
     ops::*,
 };
-use scripts::{Reply, SCRIPTS, Script};
 use slots::{PARTITIONS, key, partition};
 use std::{
     collections::HashSet,
@@ -54,9 +57,13 @@ use std::{
     time::Duration,
 };
 use target::Target;
-use tokio::{sync::watch, task::AbortHandle, time::Instant};
+use tokio::{
+    sync::{oneshot, watch},
+    task::AbortHandle,
+    time::Instant,
+};
 
-/// How long a script waits that Redis Cluster asks to come again.
+/// How long a write waits that Redis Cluster asks to come again.
 const AGAIN: Duration = Duration::from_millis(20);
 
 /// Rooms that all processes share that use the same Redis.
@@ -115,28 +122,21 @@ impl RedisRooms {
 
     pub(super) fn open(&self, replica: ReplicaId, listener: Weak<dyn Listener>) -> RedisStore {
         let limits = self.limits;
-        let channel = match self.target.borrow().mode {
-            Mode::Cluster => None,
-            _ => Some("rtc:to:".to_owned()),
-        };
+        let cluster = self.target.borrow().mode == Mode::Cluster;
+        let library = Arc::new(Library::new(limits, cluster));
         let fleet = Fleet::new();
-        let (begun, mut begin) = watch::channel(false);
-        let keeping = fleet.clone().keep(self.target.subscribe(), replica.clone(), listener.clone());
+        let (begun, mut begin) = watch::channel(None);
+        let (targets, waiting) = (self.target.subscribe(), fleet.clone());
+        let (name, functions, hears) = (replica.clone(), library.clone(), listener.clone());
         let keeper = tokio::spawn(async move {
-            if begin.wait_for(|begun| *begun).await.is_ok() {
-                keeping.await;
-            }
+            let Ok(news) = begin.wait_for(Option::is_some).await.map(|news| news.unwrap_or_default()) else {
+                return;
+            };
+            let caller = Caller { replica: name, library: functions, news };
+            waiting.keep(targets, caller, hears).await;
         });
-        let settings = vec![
-            limits.log_entries.to_string(),
-            limits.log_age.as_millis().to_string(),
-            limits.log_bytes.to_string(),
-            limits.seen.to_string(),
-            limits.replica_lease.as_millis().to_string(),
-            limits.detached_lease.as_millis().to_string(),
-        ];
         let (hosted, keeper) = (Mutex::default(), keeper.abort_handle());
-        RedisStore { replica, listener, fleet, channel, settings, hosted, begun, keeper, news: false }
+        RedisStore { replica, listener, fleet, library, hosted, begun, keeper, news: false }
     }
 }
 
@@ -145,11 +145,10 @@ pub struct RedisStore {
     replica: ReplicaId,
     listener: Weak<dyn Listener>,
     fleet: Arc<Fleet>,
-    /// What the channels of replicas begin with; `None` on Redis Cluster, where each partition has its own.
-    channel: Option<String>,
-    settings: Vec<String>,
+    library: Arc<Library>,
     hosted: Mutex<HashSet<RoomName>>,
-    begun: watch::Sender<bool>,
+    /// How many news of a partition are kept, once it has begun.
+    begun: watch::Sender<Option<usize>>,
     keeper: AbortHandle,
     pub(super) news: bool,
 }
@@ -166,7 +165,7 @@ impl Drop for RedisStore {
     }
 }
 
-/// A script is under way: if its answer does not come to us, what it wrote has to be read from the log.
+/// A write is under way: if its answer does not come to us, what it wrote has to be read from the log.
 struct UnderWay<'a>(&'a RedisStore);
 
 impl Drop for UnderWay<'_> {
@@ -177,7 +176,7 @@ impl Drop for UnderWay<'_> {
     }
 }
 
-/// Why an error of a script is none, and it may be tried again: it did nothing.
+/// Why an error of a write is none, and it may be tried again: it did nothing.
 enum Again {
     Load,
     Look,
@@ -186,13 +185,18 @@ enum Again {
 
 fn again(error: &RedisError) -> Option<Again> {
     match error.kind() {
-        ErrorKind::Server(ServerErrorKind::NoScript) => Some(Again::Load),
+        ErrorKind::Server(ServerErrorKind::ResponseError) if is_unknown_function(error) => Some(Again::Load),
         ErrorKind::Server(ServerErrorKind::Moved) => Some(Again::Look),
-        // A slot is on its way to another server, key by key, and a script needs all of them in one place:
-        // neither server runs it until all have arrived.
+        // A slot is on its way to another server, key by key, and a write needs all of them in one place:
+        // neither server does it until all have arrived.
         ErrorKind::Server(ServerErrorKind::Ask | ServerErrorKind::TryAgain) => Some(Again::Wait),
         _ => None,
     }
+}
+
+/// A server that began anew, or was given to us without its functions.
+fn is_unknown_function(error: &RedisError) -> bool {
+    error.detail().is_some_and(|detail| detail.contains("Function not found"))
 }
 
 impl RedisStore {
@@ -208,61 +212,47 @@ impl RedisStore {
         }
     }
 
-    async fn run(&self, script: &Script, room: &RoomName, arguments: &[&str]) -> Outcome<Reply> {
+    /// Writes, and tells the replica what it has written.
+    async fn run(&self, room: &RoomName, mut words: Words) -> Outcome<Reply> {
         let begun = Instant::now();
         self.begun().await;
-        let p = partition(room.as_str());
+        let partition = partition(room.as_str());
         loop {
             let map = self.fleet.map();
-            let node = map.node(p).map_err(StoreError::Unavailable)?;
-            let mut call = redis::cmd("EVALSHA");
-            call.arg(&script.hash).arg(8);
-            for part in ["meta", "members", "leases", "log", "seen", "older"] {
-                call.arg(format!("rtc:{{p{p}}}:{part}:{room}"));
-            }
-            call.arg(key(p, "due")).arg(key(p, "news"));
-            call.arg(room.as_str()).arg(self.replica.as_str()).arg(&node.life).arg(&map.lives);
-            match &self.channel {
-                Some(channel) => call.arg("PUBLISH").arg(channel),
-                None => call.arg("SPUBLISH").arg(key(p, "to:")),
-            };
-            // a dialect's own rooms are nobody else's
-            let news = if self.news && !room.is_scoped() { OF_A_PART } else { 0 };
-            call.arg(&self.settings[..]).arg(news).arg(arguments);
-            let mut commands = node.commands.clone();
+            let node = map.node(partition).map_err(StoreError::Unavailable)?;
+            let (answer, answered) = oneshot::channel();
             let under_way = UnderWay(self);
-            let answer = call.query_async::<Vec<String>>(&mut commands).await;
-            let error = match answer {
-                Ok(words) => {
-                    let reply = self.take(room, words);
+            let lives = map.lives.clone();
+            // an end that is gone is an answer that does not come
+            let _ = node.writes.send(Write { room: room.clone(), partition, words, lives, answer });
+            let error;
+            (error, words) = match answered.await {
+                Ok(Ok(value)) => {
+                    let (written, reply) = Reply::new(value)?;
                     std::mem::forget(under_way);
+                    written.into_iter().for_each(|entry| self.tell(room, entry));
                     if let Some(listener) = self.listener.upgrade() {
                         listener.answered(begun.elapsed());
                     }
-                    return reply;
+                    return reply.refused().map_or(Ok(reply), |refusal| Err(refusal.into()));
                 }
-                Err(error) => error,
+                Ok(Err(failed)) => failed,
+                Err(_) => return Err(StoreError::Unavailable("the connection has ended".into())),
             };
             let Some(again) = again(&error).filter(|_| begun.elapsed() < ANSWER) else {
                 return Err(self.unavailable(&error));
             };
             std::mem::forget(under_way);
             match again {
-                Again::Load => scripts::load(&mut commands).await.map_err(|e| self.unavailable(&e))?,
+                Again::Load => {
+                    let mut commands = node.commands.clone();
+                    self.library.load(&mut commands).await.map_err(|e| self.unavailable(&e))?;
+                }
                 Again::Look => self.fleet.doubt(),
                 Again::Wait => {}
             }
             tokio::time::sleep(crate::random::jitter(AGAIN)).await;
         }
-    }
-
-    /// Tells the replica what its call has written.
-    fn take(&self, room: &RoomName, words: Vec<String>) -> Outcome<Reply> {
-        let mut reply = Reply::new(words);
-        for entry in reply.written()? {
-            self.tell(room, entry);
-        }
-        reply.refused().map_or(Ok(reply), |refusal| Err(refusal.into()))
     }
 
     fn tell(&self, room: &RoomName, entry: Entry) {
@@ -273,15 +263,9 @@ impl RedisStore {
         }
     }
 
-    /// Runs a script that appends a draft.
-    async fn send(
-        &self,
-        script: &Script,
-        room: &RoomName,
-        arguments: &[&str],
-        draft: Draft,
-    ) -> Outcome<Sent> {
-        match self.run(script, room, arguments).await?.sent()? {
+    /// Writes a draft.
+    async fn send(&self, room: &RoomName, words: Words, draft: Draft) -> Outcome<Sent> {
+        match self.run(room, words).await?.sent()? {
             Ok((epoch, seq)) => {
                 self.tell(room, draft.number(epoch, seq));
                 Ok(Sent::Now(seq))
@@ -300,10 +284,10 @@ impl RedisStore {
     }
 
     pub(super) fn begin(&self) {
-        self.begun.send_replace(true);
+        self.begun.send_replace(Some(if self.news { OF_A_PART } else { 0 }));
     }
 
-    /// A join or a resume makes the scripts publish to this replica; there must be somebody who listens.
+    /// A join or a resume makes writes publish to this replica; there must be somebody who listens.
     pub(super) fn host(&self, room: &RoomName) -> impl Future<Output = Outcome<()>> + Send + use<> {
         self.hosted().insert(room.clone());
         self.listening()
@@ -323,36 +307,43 @@ impl RedisStore {
 
     pub(super) async fn join(&self, room: &RoomName, join: &Join) -> Outcome<Joined> {
         let Join { member, secret, holder, profile, max, bound } = join;
-        let rest = Draft::joined(member, profile).rest;
-        let (max, bound) = (max.to_string(), bound.to_string());
-        let (profile, brief) = (profile.as_str(), profile.brief());
-        let arguments =
-            [member.as_str(), secret, holder.as_str(), &max, &bound, profile, &rest, brief.as_str()];
-        let mut reply = self.run(&SCRIPTS.join, room, &arguments).await?;
+        let words = Words::new("join").with(member.as_str()).with(secret).with(holder.as_str()).show(max);
+        let words = words.show(bound).with(profile.as_str()).with(self.brief(room, profile).as_str());
+        let mut reply = self.run(room, words).await?;
         match reply.word()?.as_str() {
             "full" => Ok(Joined::Full { max: reply.number()? }),
             _ => Ok(Joined::Entered(reply.view()?)),
         }
     }
 
+    /// For news, if there are any.
+    fn brief(&self, room: &RoomName, profile: &Profile) -> Profile {
+        if self.news && !room.is_scoped() { profile.brief() } else { Profile::from_stored(String::new()) }
+    }
+
     pub(super) async fn prove(&self, room: &RoomName, member: &MemberId, secret: &str) -> Outcome<()> {
-        self.run(&SCRIPTS.prove, room, &[member.as_str(), secret]).await.map(drop)
+        self.run(room, Words::new("prove").with(member.as_str()).with(secret)).await.map(drop)
     }
 
     pub(super) async fn signal(&self, room: &RoomName, signal: &Signal) -> Outcome<Sent> {
         let Signal { from, conn, to, id, data } = signal;
-        let draft = Draft::signal(from, to.as_ref(), id.clone(), data);
-        let (to, rest) = (to.as_ref().map_or("-", MemberId::as_str), draft.rest.clone());
-        let arguments = [from.as_str(), &conn.to_string(), to, id, &rest];
-        self.send(&SCRIPTS.signal, room, &arguments, draft).await
+        let draft = Draft::signal(from, to.as_ref(), id.clone(), data.clone());
+        let to = to.as_ref().map_or("-", MemberId::as_str);
+        let words = if may_come_again(id) {
+            let words = Words::new("request").with(from.as_str()).show(format_args!("{conn} ")).with(to);
+            words.with(&draft.line()).show(format_args!("{from} {id}"))
+        } else {
+            Words::default().show(format_args!("{conn} ")).with(from.as_str()).with(to).with(&draft.line())
+        };
+        self.send(room, words, draft).await
     }
 
     pub(super) async fn post(&self, room: &RoomName, post: &Post) -> Outcome<Sent> {
         let Post { from, to, id, data } = post;
-        let draft = Draft::signal(from, to.as_ref(), id.clone(), data);
-        let rest = draft.rest.clone();
-        let to = to.as_ref().map_or("-", MemberId::as_str);
-        self.send(&SCRIPTS.post, room, &[from.as_str(), to, id, &rest], draft).await
+        let draft = Draft::signal(from, to.as_ref(), id.clone(), data.clone());
+        let words = Words::new("post").with(to.as_ref().map_or("-", MemberId::as_str)).with(&draft.line());
+        let words = if may_come_again(id) { words.show(format_args!("{from} {id}")) } else { words.with("") };
+        self.send(room, words, draft).await
     }
 
     pub(super) async fn leave(
@@ -362,25 +353,26 @@ impl RedisStore {
         conn: u64,
         why: Reason,
     ) -> Outcome<u64> {
-        let arguments = [member.as_str(), &conn.to_string(), why.as_str(), self.last(room)];
-        let mut reply = self.run(&SCRIPTS.leave, room, &arguments).await?;
+        let words =
+            Words::new("leave").with(member.as_str()).show(format_args!("{conn} ")).with(why.as_str());
+        let mut reply = self.run(room, words.with(self.last(room))).await?;
         reply.word()?;
         reply.number()
     }
 
     pub(super) async fn detach(&self, room: &RoomName, member: &MemberId, conn: u64) -> Outcome<()> {
-        let arguments = [member.as_str(), &conn.to_string(), self.last(room)];
-        self.run(&SCRIPTS.detach, room, &arguments).await.map(drop)
+        let words = Words::new("detach").with(member.as_str()).show(conn).with(self.last(room));
+        self.run(room, words).await.map(drop)
     }
 
     pub(super) async fn resume(&self, room: &RoomName, resume: &Resume) -> Outcome<Resumed> {
         let Resume { member, secret, holder, epoch, seq } = resume;
-        let arguments = [member.as_str(), secret, holder.as_str(), &epoch.to_string(), &seq.to_string()];
-        let mut reply = self.run(&SCRIPTS.resume, room, &arguments).await?;
+        let words = Words::new("resume").with(member.as_str()).with(secret).with(holder.as_str());
+        let mut reply = self.run(room, words.show(epoch).show(seq)).await?;
         reply.word()?;
         let (conn, since) = (reply.number()?, reply.number()?);
         let view = reply.view()?;
-        let missed = match reply.entries()? {
+        let missed = match reply.entries(*epoch, *seq)? {
             Read::Entries(entries) => Some(entries),
             Read::Lost => None,
         };
@@ -388,13 +380,13 @@ impl RedisStore {
     }
 
     pub(super) async fn read(&self, room: &RoomName, epoch: u64, seq: u64) -> Outcome<Read> {
-        let mut reply = self.run(&SCRIPTS.read, room, &[&epoch.to_string(), &seq.to_string()]).await?;
+        let mut reply = self.run(room, Words::new("read").show(epoch).show(seq)).await?;
         reply.word()?;
-        reply.entries()
+        reply.entries(epoch, seq)
     }
 
     pub(super) async fn view(&self, room: &RoomName) -> Outcome<Option<View>> {
-        let mut reply = self.run(&SCRIPTS.view, room, &[]).await?;
+        let mut reply = self.run(room, Words::new("view")).await?;
         match reply.word()?.as_str() {
             "gone" => Ok(None),
             _ => reply.view().map(Some),
@@ -402,9 +394,9 @@ impl RedisStore {
     }
 
     pub(super) async fn pulse(&self, rooms: &[RoomName]) -> Outcome<Vec<Pulse>> {
-        // sent together: the connection pipelines what is under way at once
+        // the queue gathers them
         let one = async |room| {
-            let mut reply = self.run(&SCRIPTS.pulse, room, &[]).await?;
+            let mut reply = self.run(room, Words::new("pulse")).await?;
             Ok(match reply.word()?.as_str() {
                 "gone" => Pulse::Gone,
                 "lapsed" => Pulse::Lapsed { epoch: reply.number()? },
@@ -416,28 +408,19 @@ impl RedisStore {
 
     pub(super) async fn assert(&self, room: &RoomName, assert: &Assert) -> Outcome<View> {
         let Assert { holder, epoch, seq, max, members } = assert;
-        let mut arguments = vec![holder.to_string(), epoch.to_string(), seq.to_string(), max.to_string()];
+        let words = Words::new("assert").with(holder.as_str()).show(epoch).show(seq).show(max);
+        let mut words = words.show(members.len());
         for Held { member, secret, conn, since, profile } in members {
-            let rest = Draft::joined(member, profile).rest;
-            let (stored, brief) = (profile.as_str().to_owned(), profile.brief().as_str().to_owned());
-            arguments.extend([
-                member.to_string(),
-                conn.to_string(),
-                since.to_string(),
-                secret.clone(),
-                stored,
-                rest,
-                brief,
-            ]);
+            words = words.with(member.as_str()).show(conn).show(since).with(secret).with(profile.as_str());
+            words.push(self.brief(room, profile).as_str());
         }
-        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let mut reply = self.run(&SCRIPTS.assert, room, &arguments).await?;
+        let mut reply = self.run(room, words).await?;
         reply.word()?;
         reply.view()
     }
 
     pub(super) async fn close(&self, room: &RoomName) -> Outcome<()> {
-        self.run(&SCRIPTS.close, room, &[]).await.map(drop)
+        self.run(room, Words::new("close")).await.map(drop)
     }
 
     pub(super) async fn rooms(&self, part: u32) -> Outcome<(Vec<(RoomName, usize)>, Option<u32>)> {
@@ -506,7 +489,7 @@ impl RedisStore {
             let rooms: Vec<Vec<String>> =
                 pipe.query_async(&mut commands).await.map_err(|e| self.unavailable(&e))?;
             for room in rooms.into_iter().flatten() {
-                self.run(&SCRIPTS.reap, &RoomName::from_stored(&room), &[]).await?;
+                self.run(&RoomName::from_stored(&room), Words::new("reap")).await?;
             }
         }
         outcome

@@ -2,7 +2,7 @@
 
 use super::{
     RedisStore,
-    scripts::malformed,
+    library::malformed,
     slots::{PARTITIONS, key},
 };
 use crate::store::{

@@ -1,8 +1,8 @@
-//! One server with rooms: a connection for scripts, one for what it passes on.
+//! One server with rooms: a connection for what it is asked, one for what it passes on.
 
 use super::{
     inbox::Inbox,
-    scripts,
+    queue::{self, Caller, Queue},
     slots::key,
     target::{Address, Mode, Target},
 };
@@ -28,6 +28,8 @@ pub(super) struct Node {
     pub(super) place: Place,
     /// What is asked at once is sent at once, and answered in order.
     pub(super) commands: MultiplexedConnection,
+    /// To the same connection.
+    pub(super) writes: Queue,
     /// Of the server's data: another one when a replica takes over, or after a restart.
     pub(super) life: String,
     subscription: MultiplexedConnection,
@@ -55,6 +57,7 @@ impl Node {
         target: &Target,
         place: Place,
         channels: Vec<String>,
+        caller: &Caller,
         before: Option<&Arc<Self>>,
         inbox: Inbox,
     ) -> Result<Arc<Self>, String> {
@@ -74,7 +77,8 @@ impl Node {
                 let client = target.client(&place.address, ProtocolVersion::RESP2)?;
                 let mut commands = connect(&client, &place.address).await?;
                 let life = probe(&mut commands, &place).await?;
-                scripts::load(&mut commands).await.map_err(|e| trouble(&place.address, &e))?;
+                let loaded = caller.library.load(&mut commands).await;
+                loaded.map_err(|e| trouble(&place.address, &e))?;
                 (commands, life)
             }
         };
@@ -97,7 +101,8 @@ impl Node {
             pipe.cmd(subscribe).arg(channel).ignore();
         }
         pipe.exec_async(&mut subscription).await.map_err(|e| trouble(&place.address, &e))?;
-        Ok(Arc::new(Self { place, commands, life, subscription, inbox }))
+        let writes = queue::start(commands.clone(), life.clone(), caller.clone());
+        Ok(Arc::new(Self { place, commands, writes, life, subscription, inbox }))
     }
 
     /// A connection that died without a word is found by asking it.

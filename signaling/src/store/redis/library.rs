@@ -1,0 +1,162 @@
+//! The library of functions that write rooms, and what they answer: a list of words.
+
+use crate::store::{Outcome, StoreError};
+use redis::{RedisResult, Value, aio::MultiplexedConnection};
+use rtc_signaling_proto::{
+    Entry, Refusal,
+    entry::{LIGHT, Profile},
+    ops::{Present, Read, RoomLimits, Sent, View},
+};
+use sha2::{Digest, Sha256};
+use std::{fmt::Write, str::FromStr, vec::IntoIter};
+
+/// What a member of a room can do, and its replica. An act is the body of a function of this name.
+macro_rules! acts {
+    ($($name:literal),*) => {
+        [$(($name, include_str!(concat!("lua/", $name, ".lua")))),*]
+    };
+}
+
+const ACTS: [(&str, &str); 14] = acts![
+    "join", "prove", "signal", "request", "post", "leave", "close", "detach", "resume", "read", "view",
+    "pulse", "assert", "reap"
+];
+const ROOM: &str = include_str!("lua/room.lua");
+const WRITE: &str = include_str!("lua/write.lua");
+
+/// A library, and the name of its one function. It is named by what it contains, so that replicas of two versions, or
+/// with other limits, use one Redis side by side.
+#[derive(Debug)]
+pub(super) struct Library {
+    text: String,
+    pub(super) function: String,
+    /// Whether writes name each key that they may touch, and not only the first: so Redis Cluster sees that some are on
+    /// their way to another server.
+    pub(super) all_keys: bool,
+}
+
+impl Library {
+    /// Of these limits, for Redis Cluster or one server.
+    pub(super) fn new(limits: RoomLimits, cluster: bool) -> Self {
+        let RoomLimits { log_entries, log_age, log_bytes, seen, replica_lease, detached_lease } = limits;
+        let publish = if cluster { "SPUBLISH" } else { "PUBLISH" };
+        let all_keys = cluster;
+        let stride = if all_keys { ROOM_KEYS.len() + PART_KEYS.len() } else { FIRST_KEYS };
+        let mut body = format!(
+            "local LOG_ENTRIES, LOG_AGE, LOG_BYTES, SEEN = {log_entries}, {}, {log_bytes}, {seen}\n\
+             local REPLICA_LEASE, DETACHED_LEASE = {}, {}\nlocal PUBLISH, STRIDE, LIGHT = '{publish}', {stride}, {LIGHT}\n{ROOM}",
+            log_age.as_millis(),
+            replica_lease.as_millis(),
+            detached_lease.as_millis(),
+        );
+        for (name, act) in ACTS {
+            // writing to a String cannot fail
+            let _ = write!(body, "\nfunction act.{name}()\n{act}end\n");
+        }
+        body.push_str(WRITE);
+        let hash = Sha256::digest(&body);
+        let function = hash[..8].iter().fold(String::from("rtc_"), |mut name, byte| {
+            let _ = write!(name, "{byte:02x}");
+            name
+        });
+        let text = format!("#!lua name={function}\n{body}\nredis.register_function('{function}', write)\n");
+        Self { text, function, all_keys }
+    }
+
+    /// Gives it to a server, which keeps it for its replicas too.
+    pub(super) async fn load(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
+        let mut load = redis::cmd("FUNCTION");
+        load.arg("LOAD").arg("REPLACE").arg(&self.text);
+        load.exec_async(connection).await
+    }
+}
+
+/// Of each room.
+pub(super) const ROOM_KEYS: [&str; 6] = ["meta", "log", "members", "leases", "seen", "older"];
+/// So many of them every write names.
+pub(super) const FIRST_KEYS: usize = 2;
+/// Of all rooms of a partition.
+pub(super) const PART_KEYS: [&str; 2] = ["due", "news"];
+
+/// What a write answers, read from the front.
+#[derive(Debug)]
+pub(super) struct Reply(IntoIter<String>);
+
+impl Reply {
+    /// What was appended comes before the answer, if there is a list.
+    pub(super) fn new(value: Value) -> Outcome<(Vec<Entry>, Self)> {
+        let (listed, words) = match value {
+            Value::Array(words) => (true, words.into_iter().map(text).collect::<Outcome<_>>()?),
+            word => (false, text(word)?.split(' ').map(str::to_owned).collect::<Vec<_>>()),
+        };
+        let mut reply = Self(words.into_iter());
+        let count = if listed { reply.number()? } else { 0 };
+        let written = (0..count).map(|_| Entry::from_record(&reply.word()?).ok_or_else(malformed));
+        Ok((written.collect::<Outcome<_>>()?, reply))
+    }
+
+    pub(super) fn refused(&self) -> Option<Refusal> {
+        match self.0.as_slice().first()?.as_str() {
+            "unknown" => Some(Refusal::UnknownSession),
+            "superseded" => Some(Refusal::Superseded),
+            "nobody" => Some(Refusal::NoSuchMember),
+            _ => None,
+        }
+    }
+
+    pub(super) fn word(&mut self) -> Outcome<String> {
+        self.0.next().ok_or_else(malformed)
+    }
+
+    pub(super) fn number<T: FromStr>(&mut self) -> Outcome<T> {
+        self.word()?.parse().map_err(|_| malformed())
+    }
+
+    pub(super) fn view(&mut self) -> Outcome<View> {
+        let (epoch, seq) = (self.number()?, self.number()?);
+        let count: usize = self.number()?;
+        let mut member = || {
+            let id = self.number()?;
+            // since, the secret's hash, and the profile in lines of its own
+            let record = self.word()?;
+            let (words, profile) = record.split_once('\n').ok_or_else(malformed)?;
+            let since = words.split(' ').next().and_then(|word| word.parse().ok()).ok_or_else(malformed)?;
+            Ok(Present { id, since, profile: Profile::from_stored(profile.to_owned()) })
+        };
+        let members = (0..count).map(|_| member()).collect::<Outcome<_>>()?;
+        Ok(View { epoch, seq, members })
+    }
+
+    /// Whether the same was sent before, or the place in the log.
+    pub(super) fn sent(&mut self) -> Outcome<Result<(u64, u64), Sent>> {
+        let first = self.word()?;
+        match first.parse() {
+            Ok(epoch) => Ok(Ok((epoch, self.number()?))),
+            Err(_) => Ok(Err(Sent::Before(self.number()?))),
+        }
+    }
+
+    /// The entries of an epoch after this one.
+    pub(super) fn entries(&mut self, epoch: u64, seq: u64) -> Outcome<Read> {
+        match self.word()?.as_str() {
+            "known" => {
+                let lines = self.0.by_ref().zip(seq + 1..);
+                let entries = lines.map(|(line, seq)| Entry::from_line(epoch, seq, &line));
+                entries.collect::<Option<_>>().map(Read::Entries).ok_or_else(malformed)
+            }
+            _ => Ok(Read::Lost),
+        }
+    }
+}
+
+fn text(value: Value) -> Outcome<String> {
+    match value {
+        Value::BulkString(bytes) => String::from_utf8(bytes).map_err(|_| malformed()),
+        Value::ServerError(error) => Err(StoreError::Unavailable(error.to_string())),
+        _ => Err(malformed()),
+    }
+}
+
+pub(super) fn malformed() -> StoreError {
+    StoreError::Unavailable("a function of another version answered; use one version on one Redis".into())
+}

@@ -1,0 +1,4 @@
+open_all()
+if epoch then reap() end
+if not tidy() then index() end
+return 'done'

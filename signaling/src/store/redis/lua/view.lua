@@ -1,0 +1,3 @@
+open_all()
+if not epoch then return 'gone' end
+return view({'view'})

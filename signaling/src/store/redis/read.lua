@@ -1,1 +1,0 @@
-return read(ARGV[FIRST], ARGV[FIRST + 1], {'read'})

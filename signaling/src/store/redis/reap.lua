@@ -1,3 +1,0 @@
-if epoch then reap() end
-tidy()
-return {'done'}

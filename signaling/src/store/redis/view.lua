@@ -1,2 +1,0 @@
-if not epoch then return {'gone'} end
-return view({'view'})
