@@ -450,5 +450,8 @@ fn give_up_on_the_dead(_: &TcpStream) {}
 async fn connect(arrival: Arrival, upgrade: WebSocketUpgrade) -> Response {
     let Arrival { server, guest, pass } = arrival;
     let (native, join_timeout) = (server.native(pass), server.join_timeout);
-    sized(upgrade).on_upgrade(async move |socket| websocket::serve(socket, native, guest, join_timeout).await)
+    // a task of its own, since that of an upgrade keeps what the handshake needed
+    sized(upgrade).on_upgrade(async move |socket| {
+        tokio::spawn(websocket::serve(socket, native, guest, join_timeout));
+    })
 }

@@ -37,7 +37,8 @@ pub struct Room {
     epoch: u64,
     seq: u64,
     max: u32,
-    members: BTreeMap<MemberId, Member>,
+    /// Boxed, since a tree has room for eleven where most rooms have two.
+    members: BTreeMap<MemberId, Box<Member>>,
     leases: BTreeMap<Lease, u64>,
     log: VecDeque<Entry>,
     /// Entries up to this one are too old to be repeated.
@@ -72,7 +73,12 @@ impl Room {
 
     /// The next entry to deliver.
     pub fn poll_entry(&mut self) -> Option<Entry> {
-        self.out.pop_front()
+        let entry = self.out.pop_front();
+        if self.out.is_empty() {
+            // a quiet room holds no buffer
+            self.out = VecDeque::new();
+        }
+        entry
     }
 
     /// When [`Self::reap`] has something to do, in milliseconds.
@@ -130,7 +136,7 @@ impl Room {
                 holder: Some(join.holder.clone()),
                 profile: join.profile,
             };
-            self.members.insert(join.member, member);
+            self.members.insert(join.member, Box::new(member));
         }
         self.hold(join.holder, now);
         Joined::Entered(self.view())
@@ -315,7 +321,7 @@ impl Room {
                 holder: Some(assert.holder.clone()),
                 profile: held.profile,
             };
-            self.members.insert(held.member, member);
+            self.members.insert(held.member, Box::new(member));
         }
         self.view()
     }
@@ -380,6 +386,10 @@ impl Room {
             self.heavy = (self.seq, 0);
         }
         let entry = draft.number(self.epoch, self.seq);
+        if self.log.len() < 4 {
+            // a room where nothing is said has no room for more
+            self.log.reserve_exact(1);
+        }
         self.log.push_back(entry.clone());
         self.out.push_back(entry);
         self.trim();

@@ -136,6 +136,10 @@ impl Hub {
             self.hosted.fetch_add(1, Ordering::Relaxed);
             Hosted::new(max)
         });
+        if hosted.locals.len() < 4 {
+            // most rooms stay small
+            hosted.locals.reserve_exact(1);
+        }
         hosted.locals.push(Local::entering(key, member.clone(), secret.to_owned(), profile, outbox));
         self.sessions.fetch_add(1, Ordering::Relaxed);
         key

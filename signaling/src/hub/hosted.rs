@@ -171,6 +171,10 @@ impl Hosted {
                 return Next::Sync;
             }
         }
+        if self.early.is_empty() {
+            // it would keep what its first entry took
+            self.early = BTreeMap::new();
+        }
         Next::Nothing
     }
 

@@ -8,6 +8,7 @@ use crate::{
     dialect::native::{Answer, Native, Place},
     guests::{Guest, TOO_FAST},
     hub::Attachment,
+    metrics::OpenConnection,
     outbox::{Out, Outbox},
 };
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
@@ -36,7 +37,8 @@ struct Connection {
     /// Since when it is in no room.
     outside: Instant,
     socket: WebSocket,
-    native: Native,
+    native: Arc<Native>,
+    counted: OpenConnection,
     session: Session,
     outbox: Arc<Outbox>,
     at: Option<Attachment>,
@@ -57,18 +59,23 @@ enum Event {
     Timer,
 }
 
-/// Serves one client until it is gone.
-pub(crate) async fn serve(socket: WebSocket, native: Native, guest: Guest, join_timeout: Duration) {
-    let counted = native.hub.metrics().connection("native");
+/// Serves one client until it is gone. The future is small: most of them wait.
+pub(crate) fn serve(
+    socket: WebSocket,
+    native: Native,
+    guest: Guest,
+    join_timeout: Duration,
+) -> impl Future<Output = ()> + Send + 'static {
     let now = Instant::now();
-    let mut connection = Connection {
+    Box::new(Connection {
         guest,
         join_timeout,
         outside: now,
         socket,
         session: Session::new(native.limits),
         outbox: Outbox::new(native.limits.queue_bytes),
-        native,
+        counted: native.hub.metrics().connection("native"),
+        native: Arc::new(native),
         at: None,
         replies: VecDeque::new(),
         under_way: None,
@@ -78,22 +85,27 @@ pub(crate) async fn serve(socket: WebSocket, native: Native, guest: Guest, join_
         dirty: false,
         closing: false,
         timer: Box::pin(tokio::time::sleep(QUIET.min(join_timeout))),
-    };
-    connection.run().await;
-    // What was asked for may still work; only then is it known what has to be given back.
-    if let Some(under_way) = connection.under_way.take()
-        && let Place::Entered(at) = under_way.await.place
-    {
-        connection.at = Some(at);
-    }
-    let Connection { native, at, socket, guest, .. } = connection;
-    drop((socket, guest, counted));
-    if let Some(at) = at {
-        native.hub.detach(&at).await;
-    }
+    })
+    .serve()
 }
 
 impl Connection {
+    async fn serve(mut self: Box<Self>) {
+        self.run().await;
+        // What was asked for may still work; only then is it known what has to be given back.
+        if let Some(under_way) = self.under_way.take()
+            && let Place::Entered(at) = under_way.await.place
+        {
+            self.at = Some(at);
+        }
+        let Self { native, at, socket, guest, counted, .. } = *self;
+        drop((socket, guest, counted));
+        if let Some(at) = at {
+            // apart, so that its state is not held from the beginning on
+            Box::pin(native.hub.detach(&at)).await;
+        }
+    }
+
     async fn run(&mut self) {
         loop {
             match poll_fn(|context| self.poll(context)).await {
