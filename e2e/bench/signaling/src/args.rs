@@ -23,7 +23,7 @@ pub(crate) struct Args {
     #[arg(long, value_delimiter = ',', value_name = "LOAD")]
     pub(crate) only: Vec<String>,
     /// The servers; one that cannot be built or found is left out, and said so.
-    #[arg(long, value_delimiter = ',', value_enum, default_value = "ours,socketio,peerjs,bare")]
+    #[arg(long, value_delimiter = ',', value_enum, default_value = "ours,socketio,peerjs,socketioxide,bare")]
     pub(crate) servers: Vec<Kind>,
     /// The rtc-signaling to measure; built from this tree when not given.
     #[arg(long, value_name = "FILE")]
@@ -34,7 +34,7 @@ pub(crate) struct Args {
     /// Seconds of each measurement.
     #[arg(long)]
     pub(crate) seconds: Option<f64>,
-    /// Idle connections; 10,000, or 1,000 when quick.
+    /// Idle connections; 19,500, or 1,000 when quick.
     #[arg(long)]
     pub(crate) idle: Option<usize>,
     /// No measurement starts after this many seconds; 330, or 50 when quick.
@@ -88,7 +88,7 @@ impl Args {
 
     /// Connections of the idle load.
     pub(crate) fn idle(&self) -> usize {
-        self.idle.unwrap_or(if self.quick { 1_000 } else { 10_000 })
+        self.idle.unwrap_or(if self.quick { 1_000 } else { 19_500 })
     }
 
     /// When to start nothing more.

@@ -19,6 +19,11 @@ const SCRIPTS: [(&str, &str); 2] = [
     ("socketio.cjs", include_str!("../peers/socketio.cjs")),
     ("peerjs.cjs", include_str!("../peers/peerjs.cjs")),
 ];
+/// A package of a workspace of its own, so that nobody else builds what it depends on.
+const SOCKETIOXIDE: [(&str, &str); 2] = [
+    ("Cargo.toml", include_str!("../peers/socketioxide/Cargo.toml")),
+    ("src/main.rs", include_str!("../peers/socketioxide/src/main.rs")),
+];
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Each measurement has ports of its own, so that none waits for another's connections to be forgotten.
 static NEXT_PORT: AtomicU16 = AtomicU16::new(17_000);
@@ -34,6 +39,8 @@ pub(crate) enum Kind {
     /// PeerServer.
     #[value(name = "peerjs")]
     PeerJs,
+    /// Socket.IO in Rust, with its Redis adapter across processes.
+    Socketioxide,
     /// A relay that knows frames and rooms.
     Bare,
 }
@@ -45,6 +52,7 @@ impl Kind {
             Kind::Ours => "ours",
             Kind::SocketIo => "socketio",
             Kind::PeerJs => "peerjs",
+            Kind::Socketioxide => "socketioxide",
             Kind::Bare => "bare",
         }
     }
@@ -58,7 +66,7 @@ impl Kind {
     pub(crate) fn dialect(self) -> Dialect {
         match self {
             Kind::Ours => Dialect::Native,
-            Kind::SocketIo => Dialect::SocketIo,
+            Kind::SocketIo | Kind::Socketioxide => Dialect::SocketIo,
             Kind::PeerJs => Dialect::PeerJs,
             Kind::Bare => Dialect::Bare,
         }
@@ -66,7 +74,7 @@ impl Kind {
 
     /// Whether it can be two processes with Redis between them.
     pub(crate) fn scales(self) -> bool {
-        matches!(self, Kind::Ours | Kind::SocketIo)
+        matches!(self, Kind::Ours | Kind::SocketIo | Kind::Socketioxide)
     }
 
     /// Finds the server's program, building it where it is built from source; `ours` is not.
@@ -79,6 +87,7 @@ impl Kind {
                 path.metadata().map(drop).with_context(|| format!("{}", path.display()))
             }),
             Kind::SocketIo | Kind::PeerJs => install_node_packages(),
+            Kind::Socketioxide => build_socketioxide(),
             Kind::Bare => Ok(()),
         }
     }
@@ -93,6 +102,12 @@ impl Kind {
             Kind::Ours | Kind::Bare => env!("CARGO_PKG_VERSION").to_owned(),
             Kind::SocketIo => package("socket.io"),
             Kind::PeerJs => package("peer"),
+            Kind::Socketioxide => {
+                let version =
+                    |line: &str| line.strip_prefix("socketioxide = ")?.split('"').nth(1).map(str::to_owned);
+                let version = SOCKETIOXIDE[0].1.lines().find_map(version).unwrap_or_default();
+                version.trim_start_matches('=').to_owned()
+            }
         }
     }
 
@@ -108,6 +123,10 @@ impl Kind {
             Kind::SocketIo | Kind::PeerJs => {
                 command = Command::new("node");
                 command.arg(node_folder()?.join(format!("{}.cjs", self.name())));
+                command.arg(listen.port().to_string()).args(redis);
+            }
+            Kind::Socketioxide => {
+                command = Command::new(socketioxide_folder()?.join("release/bench-signaling-socketioxide"));
                 command.arg(listen.port().to_string()).args(redis);
             }
             Kind::Bare => {
@@ -243,6 +262,25 @@ fn ours_path() -> Result<PathBuf> {
 
 fn node_folder() -> Result<PathBuf> {
     Ok(target()?.join("bench-signaling-peers"))
+}
+
+/// Where its package is put, and built.
+fn socketioxide_folder() -> Result<PathBuf> {
+    Ok(target()?.join("bench-signaling-socketioxide"))
+}
+
+fn build_socketioxide() -> Result<()> {
+    let folder = socketioxide_folder()?;
+    fs::create_dir_all(folder.join("src"))?;
+    for (name, text) in SOCKETIOXIDE {
+        let path = folder.join(name);
+        if !fs::read_to_string(&path).is_ok_and(|before| before == text) {
+            fs::write(path, text)?;
+        }
+    }
+    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    build.args(["build", "--quiet", "--release", "--target-dir"]).arg(&folder);
+    run(build.current_dir(&folder))
 }
 
 fn build_ours() -> Result<()> {

@@ -105,7 +105,7 @@ impl RedisStore {
     }
 }
 
-/// As the scripts write it; with its number.
+/// As an act writes it; with its number.
 fn parse(part: usize, (id, fields): &Line) -> Option<(u64, News)> {
     let [_, number, _, at, _, room, _, members, _, record] = &fields[..] else { return None };
     let (time, count) = id.split_once('-')?;
