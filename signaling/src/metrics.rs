@@ -10,7 +10,7 @@ use std::sync::Mutex;
 /// A kind of message in a dialect.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Message {
-    /// `native`, `socketio`, `peerjs`, `y-webrtc`, `matchbox`.
+    /// `native`, `socketio`, `peerjs`, `y-webrtc`, `matchbox`, `api`.
     pub dialect: &'static str,
     /// `join`, `signal`, …
     pub kind: &'static str,
@@ -26,7 +26,7 @@ pub struct ResumeOutcome {
 /// Why a client was turned away.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Refused {
-    /// `connections_per_address`, `joins_per_address`, `never_joined`, `unauthorized`.
+    /// `connections_per_address`, `joins_per_address`, `rooms`, `never_joined`, `unauthorized`.
     pub reason: &'static str,
 }
 
@@ -70,6 +70,7 @@ pub struct Metrics {
     /// Events that were sent to the backend, or were not.
     pub webhooks: Family<WebhookOutcome, Counter>,
     webhook_queue: Gauge,
+    queue_bytes: Gauge,
     sessions: Gauge,
     rooms: Gauge,
     store_up: Gauge,
@@ -94,6 +95,7 @@ impl Metrics {
         let (slow_readers, gaps, resyncs) = (Counter::default(), Counter::default(), Counter::default());
         let webhooks = Family::<WebhookOutcome, Counter>::default();
         let webhook_queue = Gauge::default();
+        let queue_bytes = Gauge::default();
         let (sessions, rooms, store_up) = (Gauge::default(), Gauge::default(), Gauge::default());
         let store_write = Histogram::new([0.0001, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0]);
         let store_answer =
@@ -123,6 +125,8 @@ impl Metrics {
         );
         let about = "Who came or went and the backend is not told yet; on the replica that tells it";
         registry.register("webhook_queue", about, webhook_queue.clone());
+        let about = "Bytes that wait for clients in rooms here";
+        registry.register("queue_bytes", about, queue_bytes.clone());
         registry.register("sessions", "Sessions whose connections are here", sessions.clone());
         registry.register("rooms", "Rooms with sessions here", rooms.clone());
         registry.register("store_up", "Whether the store of rooms can be reached", store_up.clone());
@@ -139,6 +143,7 @@ impl Metrics {
             resyncs,
             webhooks,
             webhook_queue,
+            queue_bytes,
             sessions,
             rooms,
             store_up,
@@ -181,10 +186,11 @@ impl Metrics {
 
     /// As text for Prometheus, with what is known of the replica now.
     #[must_use]
-    pub fn text(&self, sessions: usize, rooms: usize, store_up: bool) -> String {
+    pub fn text(&self, sessions: usize, rooms: usize, queue_bytes: usize, store_up: bool) -> String {
         let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.sessions.set(number(sessions));
         self.rooms.set(number(rooms));
+        self.queue_bytes.set(number(queue_bytes));
         self.store_up.set(store_up.into());
         let registry = self.registry.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         rtc_service::metrics::text(&registry)

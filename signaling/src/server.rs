@@ -16,7 +16,7 @@ use crate::{
     },
     drain::{self, Drained},
     guests::{AddressLimits, Guests},
-    hub::Hub,
+    hub::{Bounds, Hub},
     ice::IceSource,
     metrics::Metrics,
     outbox::Outbox,
@@ -70,7 +70,7 @@ pub struct Builder {
     ice: Arc<dyn IceSource>,
     name: String,
     limits: Limits,
-    max_members: u32,
+    bounds: Bounds,
     origins: Origins,
     policy: Policy,
     tls: Option<Arc<Tls>>,
@@ -98,7 +98,14 @@ impl Builder {
     /// The most members of any room; 0, the default, for no limit.
     #[must_use]
     pub fn max_room_members(mut self, max: u32) -> Self {
-        self.max_members = max;
+        self.bounds.members = max;
+        self
+    }
+
+    /// The most rooms with sessions here; 0, the default, for no limit.
+    #[must_use]
+    pub fn max_rooms(mut self, max: u32) -> Self {
+        self.bounds.rooms = max;
         self
     }
 
@@ -155,10 +162,10 @@ impl Builder {
     /// Starts the replica. Must be called in a tokio runtime.
     #[must_use]
     pub fn start(self) -> Arc<Server> {
-        let Self { shared, ice, name, limits, max_members, origins, policy, .. } = self;
+        let Self { shared, ice, name, limits, bounds, origins, policy, .. } = self;
         let replica = crate::random::replica(&name);
         let metrics = Arc::new(Metrics::new());
-        let hub = Hub::start(replica, &shared, max_members, self.webhooks.is_some(), metrics.clone());
+        let hub = Hub::start(replica, &shared, bounds, self.webhooks.is_some(), metrics.clone());
         let lease = shared.limits().replica_lease;
         let webhooks = self.webhooks.map(|webhooks| Sender::start(webhooks, &hub, lease));
         let gate = Gate::start(policy, hub.clone());
@@ -213,7 +220,7 @@ impl Server {
             ice,
             name: "signaling".into(),
             limits: Limits::default(),
-            max_members: 0,
+            bounds: Bounds::default(),
             origins: Origins::new(Vec::new()),
             policy: Policy::Anonymous,
             tls: None,
@@ -391,7 +398,8 @@ impl Server {
     #[must_use]
     pub fn metrics(&self) -> String {
         let up = self.hub.store().down().is_none();
-        self.hub.metrics().text(self.hub.sessions(), self.hub.rooms(), up)
+        let hub = &self.hub;
+        hub.metrics().text(hub.sessions(), hub.rooms(), hub.queue_bytes(), up)
     }
 
     /// Sends every client elsewhere and ends what is served, when no session is left or after `deadline`

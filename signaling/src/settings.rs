@@ -1,6 +1,7 @@
 //! Flags, environment and configuration file of `rtc-signaling`.
 
 use crate::{
+    arrival::HARD_FRAME_LIMIT,
     auth::{Policy, Rules, Verifier, VerifierError},
     guests::AddressLimits,
     ice::{Ice, IceError},
@@ -16,7 +17,7 @@ use crate::{
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use rtc_service::{HumanDuration, log::LogFormat, watch};
-use rtc_signaling_proto::ops::RoomLimits;
+use rtc_signaling_proto::{Limits, ops::RoomLimits};
 use serde::{Deserialize, Serialize};
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -100,6 +101,18 @@ pub struct Settings {
     /// The most members of a room; 0 for no limit [default: 0]
     #[arg(long, env = "RTC_SIGNALING_MAX_ROOM_MEMBERS")]
     pub max_room_members: Option<u32>,
+    /// The most rooms with members on this replica; 0 for no limit. Who resumes is let in beyond it [default: 0]
+    #[arg(long, env = "RTC_SIGNALING_MAX_ROOMS")]
+    pub max_rooms: Option<u32>,
+    /// The longest frame of a client, in bytes, up to 1048576 [default: 65536]
+    #[arg(long, env = "RTC_SIGNALING_MAX_FRAME_BYTES")]
+    pub max_frame_bytes: Option<usize>,
+    /// Frames of one client a second, on average; a burst may have twice as many [default: 100]
+    #[arg(long, env = "RTC_SIGNALING_MESSAGES_PER_SECOND")]
+    pub messages_per_second: Option<u32>,
+    /// Bytes that may wait for one client, before its connection is closed as resumable [default: 1048576]
+    #[arg(long, env = "RTC_SIGNALING_MAX_QUEUE_BYTES")]
+    pub max_queue_bytes: Option<usize>,
     /// The most connections of one client address (an IPv6 /64) to this replica; 0 for any number
     /// [default: 500]
     #[arg(long, env = "RTC_SIGNALING_CONNECTIONS_PER_ADDRESS")]
@@ -207,6 +220,15 @@ pub enum SettingsError {
         "--jwt-keys, --jwt-jwks-url, --jwt-issuer and --jwt-audience are of no effect without --auth jwt"
     )]
     NoJwt,
+    /// Frames that nothing reads.
+    #[error("--max-frame-bytes is 1 to {HARD_FRAME_LIMIT}")]
+    FrameBytes,
+    /// Nobody could say anything.
+    #[error("--messages-per-second has to be more than zero")]
+    Rate,
+    /// One frame would close the connection of whoever it is for.
+    #[error("--max-queue-bytes has to be at least twice --max-frame-bytes")]
+    QueueBytes,
     /// Credentials that are never valid.
     #[error("--credential-ttl has to be longer than zero")]
     Ttl,
@@ -299,6 +321,30 @@ impl Settings {
         Ok(Policy::Jwt(Arc::new(verifier)))
     }
 
+    /// What one client may ask for.
+    ///
+    /// # Errors
+    /// [`SettingsError`].
+    pub fn limits(&self) -> Result<Limits, SettingsError> {
+        let default = Limits::default();
+        let limits = Limits {
+            frame_bytes: self.max_frame_bytes.unwrap_or(default.frame_bytes),
+            messages_per_second: self.messages_per_second.unwrap_or(default.messages_per_second),
+            queue_bytes: self.max_queue_bytes.unwrap_or(default.queue_bytes),
+            ..default
+        };
+        if !(1..=HARD_FRAME_LIMIT).contains(&limits.frame_bytes) {
+            return Err(SettingsError::FrameBytes);
+        }
+        if limits.messages_per_second == 0 {
+            return Err(SettingsError::Rate);
+        }
+        if limits.queue_bytes / 2 < limits.frame_bytes {
+            return Err(SettingsError::QueueBytes);
+        }
+        Ok(limits)
+    }
+
     /// What the clients of one address may hold and do.
     #[must_use]
     pub fn address_limits(&self) -> AddressLimits {
@@ -329,11 +375,41 @@ impl Settings {
         };
         Ok(builder
             .name(&self.name.clone().unwrap_or_else(host))
+            .limits(self.limits()?)
             .max_room_members(self.max_room_members.unwrap_or(0))
+            .max_rooms(self.max_rooms.unwrap_or(0))
             .auth(self.policy()?)
             .allowed_origins(self.allowed_origin.clone())
             .address_limits(self.address_limits())
             .join_timeout(self.join_timeout.map_or(JOIN_TIMEOUT, Duration::from))
             .start())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn limits_that_let_nobody_speak_are_refused_and_name_their_flag() {
+        let refused = |change: &dyn Fn(&mut Settings)| {
+            let mut settings = Settings::default();
+            change(&mut settings);
+            settings.limits().unwrap_err().to_string()
+        };
+        assert_eq!(Settings::default().limits().unwrap(), Limits::default());
+        assert!(refused(&|s| s.max_frame_bytes = Some(0)).contains("--max-frame-bytes"));
+        assert!(refused(&|s| s.max_frame_bytes = Some(HARD_FRAME_LIMIT + 1)).contains("--max-frame-bytes"));
+        assert!(refused(&|s| s.messages_per_second = Some(0)).contains("--messages-per-second"));
+        assert!(refused(&|s| s.max_queue_bytes = Some(1000)).contains("--max-queue-bytes"));
+        let all = Settings {
+            max_frame_bytes: Some(1000),
+            messages_per_second: Some(7),
+            max_queue_bytes: Some(2000),
+            ..Settings::default()
+        };
+        let Limits { frame_bytes, messages_per_second, queue_bytes, .. } = all.limits().unwrap();
+        assert_eq!((frame_bytes, messages_per_second, queue_bytes), (1000, 7, 2000));
     }
 }

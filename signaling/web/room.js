@@ -7,7 +7,7 @@ const LOG = new Set(['signal', 'member-joined', 'member-left']);
 const utf8 = new TextEncoder();
 
 /** Reasons of an error that pass by themselves; every other error is an answer. */
-export const PASSING = new Set(['store_unavailable', 'rate_limited', 'degraded']);
+export const PASSING = new Set(['store_unavailable', 'too_many_rooms', 'rate_limited', 'degraded']);
 
 /**
  * A place in a room, whichever connection carries it: what the room's frames mean, and what is said in it.

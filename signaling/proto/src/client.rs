@@ -96,6 +96,8 @@ pub enum Code {
     UnknownSession,
     /// Another connection resumed this session.
     Superseded,
+    /// The server has as many rooms as it may.
+    TooManyRooms,
     /// The store of rooms cannot be reached.
     StoreUnavailable,
     /// Only members on the same server got it.
@@ -124,6 +126,7 @@ impl Code {
             Self::NoSuchMember => "no_such_member",
             Self::UnknownSession => "unknown_session",
             Self::Superseded => "superseded",
+            Self::TooManyRooms => "too_many_rooms",
             Self::StoreUnavailable => "store_unavailable",
             Self::Degraded => "degraded",
             Self::IceUnavailable => "ice_unavailable",

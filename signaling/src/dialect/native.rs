@@ -99,6 +99,10 @@ impl Native {
                     Err(EnterError::Full { max }) => {
                         Answer::reply(ServerFrame::Full { id: id.as_ref(), room: &asked, max }.to_text())
                     }
+                    Err(error @ EnterError::TooManyRooms { .. }) => {
+                        let how = error.to_string();
+                        Answer::reply(ServerFrame::error(id.as_ref(), Code::TooManyRooms, &how))
+                    }
                     Err(EnterError::Store(error)) => Answer::reply(store_error(id.as_ref(), &error)),
                 }
             }

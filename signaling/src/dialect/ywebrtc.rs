@@ -169,6 +169,9 @@ impl Subscriber {
                 true
             }
             Err(EnterError::Full { .. }) => self.close(LATER, "this topic has as many clients as it may"),
+            Err(EnterError::TooManyRooms { .. }) => {
+                self.close(LATER, "this server has as many topics as it may; try again later")
+            }
             Err(EnterError::Store(error)) => {
                 tracing::warn!(%error, "a client of y-webrtc is told to try again");
                 self.close(LATER, "the rooms cannot be reached now; try again in a few seconds")

@@ -33,12 +33,13 @@ impl Hub {
         let secret = secret.map_or_else(crate::random::secret, str::to_owned);
         let profile = Profile::new(&member, name, meta);
         let profile = user.map_or(profile.clone(), |user| profile.of_user(user));
+        self.has_place_for(&room)?;
         let join = Join {
             member: member.clone(),
             secret: crate::random::hash_for(&secret, user),
             holder: self.replica.clone(),
             profile: profile.clone(),
-            max: lower(max, self.max_members),
+            max: lower(max, self.bounds.members),
             bound,
         };
         let key = self.add(&room, &join.member, &join.secret, profile, outbox, join.max);
@@ -92,7 +93,7 @@ impl Hub {
         // the profile is known only once the store has answered
         let unknown = Profile::new(&member, None, None);
         let deaf = outbox.is_deaf();
-        let key = self.add(&room, &member, &resume.secret, unknown, outbox, self.max_members);
+        let key = self.add(&room, &member, &resume.secret, unknown, outbox, self.bounds.members);
         let resumed = match self.host(&room).await {
             Ok(()) => self.patiently(|| self.store.resume(&room, &resume)).await,
             Err(error) => Err(error),
@@ -119,6 +120,16 @@ impl Hub {
                 Err(error)
             }
         }
+    }
+
+    /// Two that come at once may both be let in: it bounds what a replica holds, not what a room does.
+    fn has_place_for(&self, room: &RoomName) -> Result<(), EnterError> {
+        let max = self.bounds.rooms;
+        if max == 0 || self.rooms() < max as usize || self.lock(room).contains_key(room) {
+            return Ok(());
+        }
+        self.metrics.refused("rooms");
+        Err(EnterError::TooManyRooms { max })
     }
 
     fn add(

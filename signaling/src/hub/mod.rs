@@ -39,6 +39,15 @@ const WORD: usize = 8;
 /// How long a join, a resume or a leave waits for a store that cannot be reached.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// What a replica takes of rooms. 0 is any number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bounds {
+    /// The most members of a room that begins here.
+    pub members: u32,
+    /// The most rooms with sessions here; who resumes is let in beyond it.
+    pub rooms: u32,
+}
+
 /// One replica's sessions.
 #[derive(Debug)]
 pub struct Hub {
@@ -46,7 +55,7 @@ pub struct Hub {
     replica: ReplicaId,
     store: Store,
     room_limits: RoomLimits,
-    max_members: u32,
+    bounds: Bounds,
     rooms: Vec<Mutex<HashMap<RoomName, Hosted>>>,
     hasher: RandomState,
     numbers: AtomicU64,
@@ -60,13 +69,13 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// A replica on shared rooms. `max_members` bounds every room that begins here; 0 for no bound. With `news`
-    /// the store keeps who comes and goes for [`webhooks`](crate::webhooks). Must be called in a tokio runtime.
+    /// A replica on shared rooms. With `news` the store keeps who comes and goes for [`webhooks`](crate::webhooks).
+    /// Must be called in a tokio runtime.
     #[must_use]
     pub fn start(
         replica: ReplicaId,
         shared: &Shared,
-        max_members: u32,
+        bounds: Bounds,
         news: bool,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
@@ -76,7 +85,7 @@ impl Hub {
             store: if news { open(me).with_news() } else { open(me) },
             replica: replica.clone(),
             room_limits: shared.limits(),
-            max_members,
+            bounds,
             rooms: (0..SHARDS).map(|_| Mutex::default()).collect(),
             hasher: RandomState::new(),
             numbers: AtomicU64::new(0),
@@ -121,6 +130,16 @@ impl Hub {
     #[must_use]
     pub fn rooms(&self) -> usize {
         self.hosted.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that wait for clients whose connections are in rooms here.
+    #[must_use]
+    pub fn queue_bytes(&self) -> usize {
+        let of = |rooms: &Mutex<HashMap<RoomName, Hosted>>| {
+            let rooms = rooms.lock().unwrap_or_else(PoisonError::into_inner);
+            rooms.values().flat_map(|hosted| &hosted.locals).map(|local| local.outbox.bytes()).sum::<usize>()
+        };
+        self.rooms.iter().map(of).sum()
     }
 
     /// How many members a room has, if it has sessions here.

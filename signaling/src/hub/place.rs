@@ -87,6 +87,12 @@ pub enum EnterError {
         /// How many.
         max: u32,
     },
+    /// This replica has as many rooms as it may.
+    #[error("this server has {max} rooms, as many as it may; try again later")]
+    TooManyRooms {
+        /// How many.
+        max: u32,
+    },
     /// See [`StoreError`].
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -78,3 +78,37 @@ async fn a_connection_that_enters_no_room_is_closed() {
     assert_eq!(member.closed().await, Some(4003));
     assert_eq!(refused(&replica, "never_joined"), 3);
 }
+
+#[tokio::test]
+async fn a_replica_holds_a_bounded_number_of_rooms_and_turns_nobody_of_them_away() {
+    let backend = Backend::memory();
+    let (a, b) = (Replica::start(backend.builder().max_rooms(2)).await, backend.replica().await);
+    let mut inside = a.join("one").await;
+    let elsewhere = b.join("three").await;
+    let two = a.join("two").await;
+    // a room that is there takes more, and who resumes is let in
+    a.join("one").await;
+    inside.expect("member-joined").await;
+    elsewhere.resume_at(&a).await.expect("resumed").await;
+    let mut late = a.connect().await;
+    late.send(json!({"type": "join", "id": 7, "room": "four"})).await;
+    let error = late.expect("error").await;
+    assert_eq!((error["code"].as_str(), error["id"].as_u64()), (Some("too_many_rooms"), Some(7)));
+    // each dialect in its own words
+    let mut topic = Raw::connect(a.address, "/y-webrtc").await;
+    topic.send(json!({"type": "subscribe", "topics": ["t"]})).await;
+    assert_eq!(topic.closed().await, Some(1013));
+    for path in ["/matchbox/room", "/matchbox/room?next=2"] {
+        assert_eq!(Raw::connect(a.address, path).await.closed().await, Some(1013), "{path}");
+    }
+    let mut peer = Raw::connect(a.address, "/peerjs?key=k&id=a&token=t").await;
+    let why = "Server has reached its concurrent user limit";
+    peer.expect(json!({"type": "ERROR", "payload": {"msg": why}})).await;
+    assert_eq!(refused(&a, "rooms"), 5);
+    drop((two, inside, elsewhere));
+    eventually("there is a place", async || {
+        late.send(json!({"type": "join", "room": "four"})).await;
+        late.frame().await["type"] == "joined"
+    })
+    .await;
+}

@@ -264,5 +264,6 @@ fn entered(result: Result<Entered, EnterError>) -> Result<Option<Entered>, Store
         Ok(entered) => Ok(Some(entered)),
         Err(EnterError::Full { .. }) => Ok(None),
         Err(EnterError::Store(error)) => Err(error),
+        Err(error @ EnterError::TooManyRooms { .. }) => Err(StoreError::Unavailable(error.to_string())),
     }
 }

@@ -40,6 +40,7 @@ use tokio::time::Instant;
 
 /// Try again later (RFC 6455's registry).
 const LATER: u16 = 1013;
+const CROWDED: &str = "this server has as many rooms as it may; try again later";
 const UNREACHABLE: &str = "the rooms cannot be reached now; try again in a few seconds";
 
 /// The routes of this dialect.
@@ -137,6 +138,7 @@ impl Client {
         match self.hub.enter(entering, self.outbox.clone(), |_| {}).await {
             Ok(entered) => self.entered(entered),
             Err(EnterError::Full { .. }) => self.close("this room has as many peers as it may"),
+            Err(EnterError::TooManyRooms { .. }) => self.close(CROWDED),
             Err(EnterError::Store(error)) => {
                 tracing::warn!(%error, "a client of matchbox is told to try again");
                 self.close(UNREACHABLE);

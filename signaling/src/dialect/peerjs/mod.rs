@@ -145,6 +145,7 @@ async fn serve(mut socket: WebSocket, asked: Asked, arrival: Arrival) {
             text::serve(socket, peer, line).await;
         }
         Err(Unclaimed::Taken) => last_word(socket, message::TAKEN).await,
+        Err(Unclaimed::NoPlace) => last_word(socket, &message::error(message::NO_PLACE)).await,
         Err(Unclaimed::Unavailable) => {
             last_word(socket, &message::error("The rooms cannot be reached now; try again in a few seconds"))
                 .await;
@@ -159,6 +160,7 @@ fn room(key: &str, id: &str) -> RoomName {
 
 enum Unclaimed {
     Taken,
+    NoPlace,
     Unavailable,
 }
 
@@ -181,6 +183,7 @@ async fn claim(
         match hub.enter(entering, outbox.clone(), |_| {}).await {
             Ok(entered) => return Ok(entered.at),
             Err(EnterError::Full { .. }) => {}
+            Err(EnterError::TooManyRooms { .. }) => return Err(Unclaimed::NoPlace),
             Err(EnterError::Store(error)) => return Err(unavailable(error)),
         }
         let Some(view) = hub.store().view(room).await.map_err(unavailable)? else { continue };

@@ -287,6 +287,7 @@ impl Session {
         match entered {
             Ok(entered) => state.at = Some(entered.at),
             Err(EnterError::Full { .. }) => self.emit("full", &[json!(room)]),
+            Err(error @ EnterError::TooManyRooms { .. }) => self.log(&[json!(error.to_string())]),
             Err(EnterError::Store(error)) => {
                 tracing::warn!(%error, "a client of the codelab is told to try again");
                 self.log(&[json!("the rooms cannot be reached now; try again in a few seconds")]);
