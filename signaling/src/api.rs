@@ -18,14 +18,16 @@ use crate::{
     auth::{Grant, Permission, TokenError, bearer},
     server::{Replica, Server},
     store::StoreError,
+    trace,
 };
 use axum::{
     Json, Router,
     extract::{
-        FromRequestParts, Path, Query,
+        FromRequestParts, Path, Query, Request,
         rejection::{JsonRejection, QueryRejection},
     },
     http::{StatusCode, request::Parts},
+    middleware::{Next, from_fn},
     response::{IntoResponse, Response},
     routing::{delete, get, post},
 };
@@ -45,6 +47,18 @@ pub(crate) fn router() -> Router<Replica> {
         .route("/api/v1/rooms/{room}", get(look).delete(close))
         .route("/api/v1/rooms/{room}/members/{member}", delete(kick))
         .route("/api/v1/rooms/{room}/messages", post(send))
+        .layer(from_fn(traced))
+}
+
+async fn traced(request: Request, next: Next) -> Response {
+    let connection = trace::connection(request.headers());
+    let asked = connection.in_scope(|| trace::request("api", None, None));
+    let answering = async {
+        let response = next.run(request).await;
+        trace::outcome(response.status().as_str());
+        response
+    };
+    trace::told(asked, answering).await
 }
 
 /// Why not, as a stable word with a sentence.
@@ -127,7 +141,11 @@ impl Caller {
         if !self.grant.admits(room) {
             return Err(Refused::Room);
         }
-        room.parse().map_err(|_| Refused::NoRoom)
+        self.server.hub().metrics().message("api", what.as_str());
+        trace::kind(what.as_str());
+        let room = room.parse().map_err(|_| Refused::NoRoom)?;
+        trace::place(&room, None);
+        Ok(room)
     }
 }
 
@@ -142,6 +160,8 @@ async fn list(caller: Caller, page: Result<Query<Page>, QueryRejection>) -> Resu
     if !caller.grant.permits(Permission::ListRooms) {
         return Err(Refused::Permission(Permission::ListRooms));
     }
+    caller.server.hub().metrics().message("api", Permission::ListRooms.as_str());
+    trace::kind(Permission::ListRooms.as_str());
     let Query(Page { after, limit }) =
         page.map_err(|_| Refused::Bad("`after` is what `next` was, and `limit` a number".into()))?;
     let limit = limit.unwrap_or(PAGE).clamp(1, PAGE_AT_MOST);

@@ -4,6 +4,7 @@ use crate::{
     auth::{TokenError, bearer, gate::Pass},
     guests::{Guest, TooMany},
     server::{Replica, Server},
+    trace,
 };
 use axum::{
     extract::{FromRequestParts, ws::WebSocketUpgrade},
@@ -11,6 +12,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use std::sync::Arc;
+use tracing::Span;
 
 /// A longer message ends the connection; what is over the limit in `joined` but not over this is answered.
 pub(crate) const HARD_FRAME_LIMIT: usize = 1 << 20;
@@ -22,6 +24,8 @@ pub(crate) struct Arrival {
     pub(crate) guest: Guest,
     /// What its connection may do.
     pub(crate) pass: Arc<Pass>,
+    /// Around all that it does.
+    pub(crate) span: Span,
 }
 
 /// Why a client may not connect.
@@ -43,7 +47,8 @@ impl FromRequestParts<Replica> for Arrival {
         }
         let guest = server.guests().admit(&parts.extensions, &parts.headers).map_err(TurnedAway::TooMany)?;
         let pass = server.gate().admit(&parts.headers, &parts.uri).await.map_err(TurnedAway::Token)?;
-        Ok(Self { server, guest, pass })
+        let span = trace::connection(&parts.headers);
+        Ok(Self { server, guest, pass, span })
     }
 }
 

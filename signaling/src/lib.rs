@@ -16,7 +16,7 @@
 //! | [`tls`] | certificates that are renewed under open connections |
 //! | [`webhooks`] | telling a backend who comes and goes |
 //! | [`web`] | the demo page |
-//! | [`admin`], [`drain`], [`metrics`] | for whoever runs it |
+//! | [`admin`], [`drain`], [`metrics`], `trace` | for whoever runs it |
 //!
 //! To embed replicas in a process, give them one [`store::Shared`]:
 //!
@@ -53,6 +53,7 @@ pub mod server;
 pub mod settings;
 pub mod store;
 pub mod tls;
+mod trace;
 pub mod transport;
 pub mod web;
 pub mod webhooks;

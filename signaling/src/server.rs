@@ -52,6 +52,7 @@ use tokio::{
     sync::{Notify, watch},
     time::Instant,
 };
+use tracing::Instrument;
 
 /// How long a drain takes at most, unless it is told.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
@@ -350,10 +351,11 @@ impl Server {
     }
 
     /// What a connection of a dialect with text frames has besides its dialect.
-    pub(crate) fn line(&self, pass: &Arc<Pass>) -> Line {
+    pub(crate) fn line(&self, dialect: &'static str, pass: &Arc<Pass>) -> Line {
         let outbox = Outbox::new(self.native.limits.queue_bytes);
         self.gate().watch(pass, &outbox);
         Line {
+            dialect,
             outbox,
             limits: self.native.limits,
             join_timeout: self.join_timeout,
@@ -456,10 +458,10 @@ fn give_up_on_the_dead(socket: &TcpStream) {
 fn give_up_on_the_dead(_: &TcpStream) {}
 
 async fn connect(arrival: Arrival, upgrade: WebSocketUpgrade) -> Response {
-    let Arrival { server, guest, pass } = arrival;
+    let Arrival { server, guest, pass, span } = arrival;
     let (native, join_timeout) = (server.native(pass), server.join_timeout);
     // a task of its own, since that of an upgrade keeps what the handshake needed
     sized(upgrade).on_upgrade(async move |socket| {
-        tokio::spawn(websocket::serve(socket, native, guest, join_timeout));
+        tokio::spawn(websocket::serve(socket, native, guest, join_timeout).instrument(span));
     })
 }

@@ -78,6 +78,34 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// The frame's `type`.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Join { .. } => "join",
+            Self::Signal { .. } => "signal",
+            Self::Leave { .. } => "leave",
+            Self::Resume { .. } => "resume",
+            Self::Ice { .. } => "ice",
+            Self::Auth { .. } => "auth",
+        }
+    }
+
+    /// To answer.
+    #[must_use]
+    pub const fn id(&self) -> Option<&RequestId> {
+        match self {
+            Self::Join { id, .. }
+            | Self::Signal { id, .. }
+            | Self::Leave { id }
+            | Self::Resume { id, .. }
+            | Self::Ice { id }
+            | Self::Auth { id, .. } => id.as_ref(),
+        }
+    }
+}
+
 /// A client's token. Shown as nothing.
 #[derive(Clone)]
 pub struct Token(pub String);

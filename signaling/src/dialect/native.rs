@@ -9,6 +9,7 @@ use crate::{
     ice::IceSource,
     outbox::{Out, Outbox},
     store::{Outcome, StoreError},
+    trace,
 };
 use axum::extract::ws::Utf8Bytes;
 use rtc_signaling_proto::{
@@ -77,6 +78,11 @@ impl Answer {
 impl Native {
     /// Does what a client asked for. To be driven to its end, also when the client is gone.
     pub async fn execute(&self, command: Command, at: Option<Attachment>, outbox: Arc<Outbox>) -> Answer {
+        let request = trace::request("native", Some(command.kind()), command.id());
+        trace::told(request, self.carry_out(command, at, outbox)).await
+    }
+
+    async fn carry_out(&self, command: Command, at: Option<Attachment>, outbox: Arc<Outbox>) -> Answer {
         let metrics = self.hub.metrics();
         match (command, at) {
             (Command::Join { id, room, name, meta, max }, _) => {
@@ -97,11 +103,12 @@ impl Native {
                 match self.hub.enter(entering, outbox, |_| {}).await {
                     Ok(entered) => self.joined(id.as_ref(), entered),
                     Err(EnterError::Full { max }) => {
+                        trace::outcome("full");
                         Answer::reply(ServerFrame::Full { id: id.as_ref(), room: &asked, max }.to_text())
                     }
                     Err(error @ EnterError::TooManyRooms { .. }) => {
                         let how = error.to_string();
-                        Answer::reply(ServerFrame::error(id.as_ref(), Code::TooManyRooms, &how))
+                        Answer::reply(refused(id.as_ref(), Code::TooManyRooms, &how))
                     }
                     Err(EnterError::Store(error)) => Answer::reply(store_error(id.as_ref(), &error)),
                 }
@@ -118,12 +125,12 @@ impl Native {
                 let room = at.as_ref().map(|at| at.room.as_str());
                 Answer::reply(match self.gate.renew(&self.pass, &outbox, &token.0, room).await {
                     Ok(expires) => ServerFrame::Auth { id: id.as_ref(), expires }.to_text(),
-                    Err(why) => ServerFrame::error(id.as_ref(), token_code(&why), &why.to_string()),
+                    Err(why) => refused(id.as_ref(), token_code(&why), &why.to_string()),
                 })
             }
             (Command::Signal { id, .. }, Some(_)) if !self.pass.may_publish() => {
                 let how = "this token permits no sending (`publish` is false)";
-                Answer::reply(ServerFrame::error(id.as_ref(), Code::Forbidden, how))
+                Answer::reply(refused(id.as_ref(), Code::Forbidden, how))
             }
             (Command::Signal { id, to, data }, Some(at)) => {
                 metrics.message("native", "signal");
@@ -136,27 +143,25 @@ impl Native {
                             SignalError::Refused(refusal) => refusal_code(*refusal),
                             SignalError::Degraded => Code::Degraded,
                         };
-                        Answer::reply(ServerFrame::error(id.as_ref(), code, &error.to_string()))
+                        Answer::reply(refused(id.as_ref(), code, &error.to_string()))
                     }
                 }
             }
             (Command::Leave { id }, Some(at)) => {
                 metrics.message("native", "leave");
+                trace::place(&at.room, Some(&at.member));
                 self.hub.leave(&at, Reason::Left).await;
                 let ack = id.as_ref().map(|id| ServerFrame::Ack { id, seq: None }.to_text().into());
                 Answer { replies: ack.into_iter().collect(), place: Place::Left }
             }
             (Command::Ice { id }, Some(at)) => {
                 metrics.message("native", "ice");
+                trace::place(&at.room, Some(&at.member));
                 Answer::reply(self.fresh_ice(id.as_ref(), at.member.as_str()))
             }
             // The session lets none of these through without a place.
             (Command::Signal { id, .. } | Command::Leave { id } | Command::Ice { id }, None) => {
-                Answer::reply(ServerFrame::error(
-                    id.as_ref(),
-                    Code::NotJoined,
-                    "send `join` or `resume` first",
-                ))
+                Answer::reply(refused(id.as_ref(), Code::NotJoined, "send `join` or `resume` first"))
             }
         }
     }
@@ -248,7 +253,7 @@ impl Native {
             Err(reason) => {
                 tracing::warn!(reason, "a member gets no iceServers");
                 let how = "no credentials can be made now; go on with those you have and ask again";
-                ServerFrame::error(id, Code::IceUnavailable, how)
+                refused(id, Code::IceUnavailable, how)
             }
         }
     }
@@ -290,6 +295,11 @@ fn resync(id: Option<&RequestId>, own: &str, since: u64, view: &View, seq: u64, 
     ServerFrame::Resync { id, session: own, epoch: view.epoch, seq, members, replica }.to_text().into()
 }
 
+fn refused(id: Option<&RequestId>, code: Code, how: &str) -> String {
+    trace::outcome(code.as_str());
+    ServerFrame::error(id, code, how)
+}
+
 fn token_code(error: &TokenError) -> Code {
     match error {
         TokenError::Unavailable => Code::StoreUnavailable,
@@ -317,11 +327,11 @@ fn refusal_code(refusal: Refusal) -> Code {
 
 pub(crate) fn store_error(id: Option<&RequestId>, error: &StoreError) -> String {
     match error {
-        StoreError::Refused(refusal) => ServerFrame::error(id, refusal_code(*refusal), &refusal.to_string()),
+        StoreError::Refused(refusal) => refused(id, refusal_code(*refusal), &refusal.to_string()),
         StoreError::Unavailable(reason) => {
             tracing::warn!(reason, "a client is told to try again");
             let how = "the rooms cannot be reached now; try again in a few seconds";
-            ServerFrame::error(id, Code::StoreUnavailable, how)
+            refused(id, Code::StoreUnavailable, how)
         }
     }
 }

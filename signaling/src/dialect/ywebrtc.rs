@@ -13,6 +13,7 @@ use crate::{
     hub::{Attachment, EnterError, Entering, Hub},
     outbox::{Out, Outbox},
     server::Replica,
+    trace,
     transport::text::{self, Talk},
 };
 use axum::{
@@ -25,7 +26,9 @@ use rtc_signaling_proto::{Kind, MemberId, RoomName, close, entry::Reason};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 use std::{collections::HashMap, sync::Arc};
+use tracing::Instrument;
 
+const DIALECT: &str = "y-webrtc";
 /// Topics of one connection.
 const TOPICS: usize = 256;
 /// Try again later (RFC 6455's registry).
@@ -37,10 +40,10 @@ pub(crate) fn router() -> Router<Replica> {
 }
 
 async fn connect(arrival: Arrival, upgrade: WebSocketUpgrade) -> Response {
-    let Arrival { server, guest, pass } = arrival;
-    let (hub, line) = (server.hub().clone(), server.line(&pass));
+    let Arrival { server, guest, pass, span } = arrival;
+    let (hub, line) = (server.hub().clone(), server.line(DIALECT, &pass));
     sized(upgrade).on_upgrade(async move |socket| {
-        let _counted = hub.metrics().connection("y-webrtc");
+        let _counted = hub.metrics().connection(DIALECT);
         let subscriber = Subscriber {
             sender: crate::random::member(),
             numbers: 0,
@@ -50,7 +53,7 @@ async fn connect(arrival: Arrival, upgrade: WebSocketUpgrade) -> Response {
             pass,
             hub,
         };
-        text::serve(socket, subscriber, line).await;
+        text::serve(socket, subscriber, line).instrument(span).await;
     })
 }
 
@@ -96,6 +99,7 @@ impl Talk for Subscriber {
         let topics = topics.iter().filter_map(Value::as_str);
         match kind.as_str() {
             "subscribe" => {
+                trace::kind("join");
                 for topic in topics {
                     if !self.subscribe(topic).await {
                         return;
@@ -103,13 +107,16 @@ impl Talk for Subscriber {
                 }
             }
             "unsubscribe" => {
+                trace::kind("leave");
                 for topic in topics {
                     if let Some(at) = self.topics.remove(topic) {
+                        self.hub.metrics().message(DIALECT, "leave");
                         self.hub.leave(&at, Reason::Left).await;
                     }
                 }
             }
             "publish" => {
+                trace::kind("signal");
                 if let Some(topic) = topic.filter(|topic| !topic.is_empty()) {
                     self.publish(&topic, data).await;
                 }
@@ -147,7 +154,7 @@ impl Subscriber {
         if self.topics.contains_key(topic) {
             return true;
         }
-        self.hub.metrics().message("y-webrtc", "join");
+        self.hub.metrics().message(DIALECT, "join");
         if self.topics.len() >= TOPICS {
             return self.close(close::PROTOCOL, "a connection has at most 256 topics");
         }
@@ -185,7 +192,7 @@ impl Subscriber {
     }
 
     async fn publish(&mut self, topic: &str, data: Option<&RawValue>) {
-        self.hub.metrics().message("y-webrtc", "signal");
+        self.hub.metrics().message(DIALECT, "signal");
         if !self.pass.admits(topic) || !self.pass.may_publish() {
             return;
         }

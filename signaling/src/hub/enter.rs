@@ -6,6 +6,7 @@ use crate::{
     outbox::{Out, Outbox},
     parcel::Parcel,
     store::{Outcome, StoreError},
+    trace,
 };
 use rtc_signaling_proto::{Kind, MemberId, ResumeToken, RoomName, entry::Profile, ops::*};
 use std::{
@@ -33,6 +34,7 @@ impl Hub {
         let secret = secret.map_or_else(crate::random::secret, str::to_owned);
         let profile = Profile::new(&member, name, meta);
         let profile = user.map_or(profile.clone(), |user| profile.of_user(user));
+        trace::place(&room, Some(&member));
         self.has_place_for(&room)?;
         let join = Join {
             member: member.clone(),
@@ -83,6 +85,7 @@ impl Hub {
         outbox: Arc<Outbox>,
     ) -> Outcome<Continued> {
         let (room, member) = (token.room.clone(), token.member.clone());
+        trace::place(&room, Some(&member));
         let resume = Resume {
             member: member.clone(),
             secret: crate::random::hash_for(&token.secret, user),

@@ -1,7 +1,7 @@
 //! Passing something on.
 
 use super::{Attachment, Hub, SignalError};
-use crate::{parcel::Parcel, store::StoreError};
+use crate::{parcel::Parcel, store::StoreError, trace};
 use rtc_signaling_proto::{
     Kind, MemberId, Refusal, RequestId, RoomName,
     entry::{Draft, request_word},
@@ -22,6 +22,7 @@ impl Hub {
         id: Option<&RequestId>,
         data: String,
     ) -> Result<Option<u64>, SignalError> {
+        trace::place(&at.room, Some(&at.member));
         let id = request_word(id, || self.number());
         let signal = Signal { from: at.member.clone(), conn: at.conn, to, id, data };
         let before = std::time::Instant::now();
@@ -50,6 +51,7 @@ impl Hub {
         id: String,
         data: String,
     ) -> Result<(), SignalError> {
+        trace::place(room, Some(from));
         let post = Post { from: from.clone(), to: None, id, data };
         let before = std::time::Instant::now();
         match self.store.post(room, &post).await {

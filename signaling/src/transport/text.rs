@@ -3,6 +3,7 @@
 use crate::{
     metrics::Metrics,
     outbox::{Out, Outbox},
+    trace,
 };
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use rtc_signaling_proto::{Limits, close, limits::Bucket};
@@ -55,6 +56,7 @@ pub(crate) trait Talk: Send {
 /// What a connection has besides its dialect.
 #[derive(Debug)]
 pub(crate) struct Line {
+    pub(crate) dialect: &'static str,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) limits: Limits,
     /// A connection that is in no room for so long is closed.
@@ -137,7 +139,7 @@ impl Connection {
         while !self.rate.take(now()) {
             tokio::time::sleep(PAUSE).await;
         }
-        talk.hear(text).await;
+        trace::told(trace::request(self.line.dialect, None, None), talk.hear(text)).await;
     }
 
     fn close(&self, code: u16, reason: &'static str) {

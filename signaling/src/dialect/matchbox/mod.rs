@@ -19,6 +19,7 @@ use crate::{
     hub::{Attachment, EnterError, Entered, Entering, Hub},
     outbox::{Out, Outbox},
     server::Replica,
+    trace,
     transport::text::{self, Talk},
 };
 use axum::{
@@ -37,7 +38,9 @@ use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 use std::{collections::HashSet, num::NonZeroU32, sync::Arc};
 use tokio::time::Instant;
+use tracing::Instrument;
 
+const DIALECT: &str = "matchbox";
 /// Try again later (RFC 6455's registry).
 const LATER: u16 = 1013;
 const CROWDED: &str = "this server has as many rooms as it may; try again later";
@@ -63,15 +66,16 @@ async fn connect(
         let how = "this token does not let into that room; get one whose `rooms` names it\n";
         return (StatusCode::FORBIDDEN, how).into_response();
     }
-    sized(upgrade).on_upgrade(async move |socket| serve(socket, room, next, arrival).await)
+    let span = arrival.span.clone();
+    sized(upgrade).on_upgrade(async move |socket| serve(socket, room, next, arrival).instrument(span).await)
 }
 
 async fn serve(mut socket: WebSocket, room: String, next: Option<NonZeroU32>, arrival: Arrival) {
-    let Arrival { server, guest, pass } = arrival;
-    let (hub, line) = (server.hub().clone(), server.line(&pass));
+    let Arrival { server, guest, pass, .. } = arrival;
+    let (hub, line) = (server.hub().clone(), server.line(DIALECT, &pass));
     // a connection does not keep its server alive
     drop(server);
-    let counted = hub.metrics().connection("matchbox");
+    let counted = hub.metrics().connection(DIALECT);
     let outbox = line.outbox.clone();
     let mut client = Client {
         id: crate::random::uuid_member(),
@@ -83,11 +87,14 @@ async fn serve(mut socket: WebSocket, room: String, next: Option<NonZeroU32>, ar
         hub,
     };
     if guest.may_join() {
-        client.hub.metrics().message("matchbox", "join");
-        match next {
-            None => client.enter(super::room("matchbox", &[&room])).await,
-            Some(size) => client.enter_group(Lobby { name: room, size: size.get() }).await,
-        }
+        client.hub.metrics().message(DIALECT, "join");
+        let entering = async {
+            match next {
+                None => client.enter(super::room(DIALECT, &[&room])).await,
+                Some(size) => client.enter_group(Lobby { name: room, size: size.get() }).await,
+            }
+        };
+        trace::told(trace::request(DIALECT, Some("join"), None), entering).await;
     } else {
         client.close(TOO_FAST);
     }
@@ -205,7 +212,8 @@ impl Talk for Client {
         if !self.pass.may_publish() {
             return;
         }
-        self.hub.metrics().message("matchbox", "signal");
+        self.hub.metrics().message(DIALECT, "signal");
+        trace::kind("signal");
         if let Err(error) = self.hub.signal(at, Some(receiver), None, data.get().to_owned()).await {
             // one that has just left; its peers are told so
             tracing::debug!(%error, "a signal of matchbox was not passed on");

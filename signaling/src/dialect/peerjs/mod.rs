@@ -27,6 +27,7 @@ use crate::{
     outbox::{Out, Outbox},
     server::Replica,
     store::StoreError,
+    trace,
     transport::text::{self, Talk},
 };
 use axum::{
@@ -44,8 +45,10 @@ use rtc_signaling_proto::{Kind, MemberId, ResumeToken, RoomName, entry::Reason};
 use serde::Deserialize;
 use std::sync::Arc;
 use tokio::time::Instant;
+use tracing::Instrument;
 use waiting::{Letter, Waiting};
 
+const DIALECT: &str = "peerjs";
 /// Longer ones are no keys, ids or tokens of anybody.
 const WORD_BYTES: usize = 256;
 
@@ -101,7 +104,8 @@ async fn connect(
             message::error("This token does not permit that id; get one whose `rooms` names it"),
         );
     }
-    sized(upgrade).on_upgrade(async move |socket| serve(socket, asked, arrival).await)
+    let span = arrival.span.clone();
+    sized(upgrade).on_upgrade(async move |socket| serve(socket, asked, arrival).instrument(span).await)
 }
 
 /// Says why, and closes.
@@ -116,16 +120,18 @@ async fn last_word(mut socket: WebSocket, word: &str) {
 }
 
 async fn serve(mut socket: WebSocket, asked: Asked, arrival: Arrival) {
-    let Arrival { server, guest, pass } = arrival;
-    let (hub, line) = (server.hub().clone(), server.line(&pass));
+    let Arrival { server, guest, pass, .. } = arrival;
+    let (hub, line) = (server.hub().clone(), server.line(DIALECT, &pass));
     // a connection does not keep its server alive
     drop(server);
-    let counted = hub.metrics().connection("peerjs");
-    hub.metrics().message("peerjs", "join");
+    let counted = hub.metrics().connection(DIALECT);
+    hub.metrics().message(DIALECT, "join");
     let Asked { key, id, token } = asked;
     let grant = pass.grant();
     let user = grant.as_ref().map(|grant| grant.subject.as_str());
-    match claim(&hub, &room(&key, &id), &token, user, &line.outbox).await {
+    let room = room(&key, &id);
+    let claiming = claim(&hub, &room, &token, user, &line.outbox);
+    match trace::told(trace::request(DIALECT, Some("join"), None), claiming).await {
         Ok(at) => {
             // before anything that others sent
             if socket.send(Message::text(message::OPEN)).await.is_err() {
@@ -218,7 +224,8 @@ impl Talk for Peer {
     async fn hear(&mut self, text: &str) {
         match message::read(text, &self.id) {
             Step::Pass { dst, text, keep } => {
-                self.hub.metrics().message("peerjs", "signal");
+                self.hub.metrics().message(DIALECT, "signal");
+                trace::kind("signal");
                 self.numbers += 1;
                 let letter = Letter { number: self.numbers, text };
                 if !self.waiting.has(&dst) && self.post(&dst, &letter).await || !keep {
@@ -229,6 +236,8 @@ impl Talk for Peer {
                 }
             }
             Step::Leave => {
+                self.hub.metrics().message(DIALECT, "leave");
+                trace::kind("leave");
                 self.leave().await;
                 self.outbox.push(Out::Close(1000, "the id was given up"));
             }

@@ -23,6 +23,7 @@ use crate::{
     hub::Hub,
     outbox::Out,
     server::{Replica, Server},
+    trace,
 };
 use axum::{
     Router,
@@ -45,6 +46,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::Duration,
 };
+use tracing::Instrument;
 
 /// A poll without news ends after so long. Pings come more often.
 const POLL: Duration = Duration::from_secs(40);
@@ -206,6 +208,7 @@ fn preflight() -> Response {
 async fn answer(server: &Server, request: Request) -> Result<Response, Refused> {
     let io = server.socketio();
     let (mut parts, body) = request.into_parts();
+    let span = trace::connection(&parts.headers);
     let asked = Query::<Asked>::try_from_uri(&parts.uri).map_err(|_| Refused::BadRequest)?.0;
     let websocket = match asked.transport.as_str() {
         "polling" => false,
@@ -241,9 +244,9 @@ async fn answer(server: &Server, request: Request) -> Result<Response, Refused> 
             })
             .on_upgrade(async move |socket| {
                 if begin {
-                    over_websocket(socket, &session).await;
+                    over_websocket(socket, &session).instrument(span).await;
                 } else {
-                    upgrade_to(socket, &session).await;
+                    upgrade_to(socket, &session).instrument(span).await;
                 }
             }));
     }
@@ -255,7 +258,7 @@ async fn answer(server: &Server, request: Request) -> Result<Response, Refused> 
         Method::GET => poll(&session).await,
         Method::POST => {
             let body = axum::body::to_bytes(body, MAX_PAYLOAD).await.map_err(|_| Refused::BadRequest)?;
-            post(&session, &body).await
+            post(&session, &body).instrument(span).await
         }
         _ => Err(Refused::BadRequest),
     }

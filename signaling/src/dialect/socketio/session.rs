@@ -12,6 +12,7 @@ use crate::{
     metrics::OpenConnection,
     outbox::{Out, Outbox},
     parcel::Parcel,
+    trace,
 };
 use rtc_signaling_proto::{Kind, Limits, RoomName, entry::Reason, limits::Bucket};
 use serde_json::{Value, json};
@@ -202,7 +203,10 @@ impl Session {
                     self.say(format!("3{data}"));
                     true
                 }
-                engine::Received::Message(message) => self.message(&mut state, packet::read(message)).await,
+                engine::Received::Message(message) => {
+                    let request = trace::request("socketio", None, None);
+                    trace::told(request, self.message(&mut state, packet::read(message))).await
+                }
                 engine::Received::Pong | engine::Received::Noop | engine::Received::Upgrade => true,
                 engine::Received::Close | engine::Received::Bad => false,
             };
@@ -234,6 +238,7 @@ impl Session {
         match name {
             "create or join" => {
                 self.hub.metrics().message("socketio", "join");
+                trace::kind("join");
                 let room = match first {
                     Some(Value::String(room)) => room.clone(),
                     Some(other) => other.to_string(),
@@ -252,6 +257,7 @@ impl Session {
             }
             "message" => {
                 self.hub.metrics().message("socketio", "signal");
+                trace::kind("signal");
                 let data = first.unwrap_or(&Value::Null);
                 self.log(&[json!("Client said: "), data.clone()]);
                 let Some(at) = &state.at else { return };
@@ -263,7 +269,11 @@ impl Session {
                 }
             }
             "ipaddr" => self.emit("ipaddr", &[json!(self.host)]),
-            "bye" => self.leave(state, Reason::Left).await,
+            "bye" => {
+                self.hub.metrics().message("socketio", "leave");
+                trace::kind("leave");
+                self.leave(state, Reason::Left).await;
+            }
             _ => {}
         }
     }

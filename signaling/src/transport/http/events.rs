@@ -11,6 +11,7 @@ use crate::{
     outbox::{Out, Outbox},
     server::HangUp,
     store::StoreError,
+    trace,
 };
 use axum::{
     Extension,
@@ -22,6 +23,7 @@ use futures::stream;
 use rtc_signaling_proto::ResumeToken;
 use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 use tokio::sync::{mpsc, oneshot};
+use tracing::Instrument;
 
 /// A quiet stream says so, for proxies that close what is silent.
 const BEAT: Duration = Duration::from_secs(15);
@@ -33,7 +35,7 @@ const LINGER: Duration = Duration::from_secs(10);
 const CHUNK: usize = 64 << 10;
 
 pub(super) async fn serve(arrival: Arrival, hang_up: Option<Extension<HangUp>>, asking: Asking) -> Response {
-    let Arrival { server, guest, pass } = arrival;
+    let Arrival { server, guest, pass, span } = arrival;
     let Asking { token: Some(token), after, .. } = asking else { return super::nobody() };
     if !server.paces().may_ask(&token.member) {
         return too_often();
@@ -42,12 +44,13 @@ pub(super) async fn serve(arrival: Arrival, hang_up: Option<Extension<HangUp>>, 
     let counted = native.hub.metrics().connection("native");
     let (chunks, body) = mpsc::channel(1);
     let (begin, begun) = oneshot::channel();
-    tokio::spawn(async move {
+    let carrying = async move {
         let outbox = Outbox::new(native.limits.queue_bytes);
         let hang_up = hang_up.map(|Extension(hang_up)| hang_up).unwrap_or_default();
         Events { native, outbox, chunks, hang_up }.run(&token, after, begin).await;
         drop((guest, counted));
-    });
+    };
+    tokio::spawn(carrying.instrument(span));
     let response = match begun.await {
         Ok(Ok(())) => {
             let headers = [
@@ -81,7 +84,8 @@ impl Events {
         after: (u64, u64),
         begin: oneshot::Sender<Result<(), StoreError>>,
     ) {
-        let resumed = self.native.resume(None, token, after.0, after.1, self.outbox.clone()).await;
+        let resuming = self.native.resume(None, token, after.0, after.1, self.outbox.clone());
+        let resumed = trace::told(trace::request("native", Some("events"), None), resuming).await;
         let Back { at, replies, position, .. } = match resumed {
             Ok(back) => back,
             Err(error) => return drop(begin.send(Err(error))),

@@ -13,13 +13,14 @@ use rtc_signaling_proto::{Command, ResumeToken, Session, Step, client::Code, ser
 use serde_json::value::RawValue;
 use std::sync::Arc;
 use tokio::sync::oneshot;
+use tracing::Instrument;
 
 pub(super) async fn serve(arrival: Arrival, asking: Asking, body: String) -> Response {
-    let Arrival { server, guest, pass } = arrival;
+    let Arrival { server, guest, pass, span } = arrival;
     let (native, paces) = (server.native(pass), server.paces().clone());
     let (answer, answered) = oneshot::channel();
     // to its end, also when the client is gone: what was asked for may have been done
-    tokio::spawn(async move {
+    let reading = async move {
         let mut batch = Batch::new(native, paces, guest, asking.token);
         let status = batch.read(&body).await;
         let Batch { native, answers, entered, .. } = batch;
@@ -29,7 +30,8 @@ pub(super) async fn serve(arrival: Arrival, asking: Asking, body: String) -> Res
             // its stream or its poll resumes it, perhaps elsewhere
             native.hub.detach(&at).await;
         }
-    });
+    };
+    tokio::spawn(reading.instrument(span));
     let (status, answers) = answered.await.unwrap_or((StatusCode::SERVICE_UNAVAILABLE, Vec::new()));
     hinted(array(status, &answers), server.is_draining())
 }

@@ -6,6 +6,7 @@ use crate::{
     dialect::native::{Back, Native},
     outbox::{Out, Outbox},
     store::StoreError,
+    trace,
 };
 use axum::{
     extract::ws::Utf8Bytes,
@@ -15,9 +16,10 @@ use axum::{
 use rtc_signaling_proto::{ResumeToken, server::ServerFrame};
 use std::{sync::Arc, time::Duration};
 use tokio::{sync::oneshot, time::Instant};
+use tracing::Instrument;
 
 pub(super) async fn serve(arrival: Arrival, asking: Asking) -> Response {
-    let Arrival { server, guest, pass } = arrival;
+    let Arrival { server, guest, pass, span } = arrival;
     let Asking { token: Some(token), after, wait } = asking else { return super::nobody() };
     if !server.paces().may_ask(&token.member) {
         return too_often().into_response();
@@ -25,12 +27,13 @@ pub(super) async fn serve(arrival: Arrival, asking: Asking) -> Response {
     let native = server.native(pass);
     let counted = native.hub.metrics().connection("native");
     let (answer, answered) = oneshot::channel();
-    tokio::spawn(async move {
+    let polling = async move {
         let outbox = Outbox::new(native.limits.queue_bytes);
         let poll = Poll { native, outbox };
         poll.run(&token, after, wait, answer).await;
         drop((guest, counted));
-    });
+    };
+    tokio::spawn(polling.instrument(span));
     let response = match answered.await {
         Ok(Ok(frames)) => array(StatusCode::OK, &frames),
         Ok(Err(error)) => refused(&error),
@@ -48,7 +51,8 @@ struct Poll {
 
 impl Poll {
     async fn run(&self, token: &ResumeToken, after: (u64, u64), wait: Duration, mut answer: Answer) {
-        let resumed = self.native.resume(None, token, after.0, after.1, self.outbox.clone()).await;
+        let resuming = self.native.resume(None, token, after.0, after.1, self.outbox.clone());
+        let resumed = trace::told(trace::request("native", Some("poll"), None), resuming).await;
         let Back { at, mut replies, resumed, .. } = match resumed {
             Ok(back) => back,
             Err(error) => return drop(answer.send(Err(error))),
