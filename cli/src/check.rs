@@ -6,10 +6,11 @@ mod signaling;
 mod turn;
 mod uri;
 
+use anyhow::Context;
 use clap::ValueEnum;
 use report::Report;
 use rtc_credentials::IceServer;
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 use tokio_rustls::TlsConnector;
 use uri::IceUri;
 
@@ -19,6 +20,12 @@ pub(crate) struct Options {
     /// Where signaling is, such as https://calls.example.com or http://127.0.0.1:8080
     #[arg(long, env = "RTC_CHECK_SIGNALING")]
     signaling: String,
+    /// A file with a token (JWT), for signaling that asks for one
+    #[arg(long, env = "RTC_CHECK_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+    /// The room to join [default: one of its own, rtc-check-…]
+    #[arg(long, env = "RTC_CHECK_ROOM")]
+    room: Option<String>,
     /// Check this STUN or TURN URI instead of those that signaling hands out; repeatable
     #[arg(long, env = "RTC_CHECK_TURN", value_delimiter = ' ')]
     turn: Vec<IceUri>,
@@ -40,7 +47,17 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     let tls = connector()?;
     let mut report = Report::default();
-    let servers = signaling::check(&options.signaling, &tls, &mut report).await;
+    let token = options.token_file.as_ref().map(|path| {
+        let text = std::fs::read_to_string(path);
+        text.with_context(|| format!("cannot read --token-file {}", path.display()))
+    });
+    let token = token.transpose()?;
+    let client = signaling::Client {
+        tls: &tls,
+        token: token.as_deref().map(str::trim),
+        room: options.room.as_deref(),
+    };
+    let servers = signaling::check(&options.signaling, &client, &mut report).await;
     for (uri, server) in targets(&options.turn, &servers, &mut report) {
         turn::check(&uri, server, &tls, &mut report).await;
     }

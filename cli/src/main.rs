@@ -1,7 +1,8 @@
-//! `rtc`: a whole cluster on this machine, probes, credentials, CRDs.
+//! `rtc`: a whole cluster on this machine, probes, credentials, tokens, CRDs.
 
 mod check;
 mod credentials;
+mod token;
 mod up;
 
 use clap::{Parser, Subcommand};
@@ -26,6 +27,8 @@ enum Command {
     Check(check::Options),
     /// Mint an `iceServers` object with a time-limited TURN credential
     Credentials(credentials::Options),
+    /// Mint a token (JWT) for signaling, by its HMAC secret
+    Token(token::Options),
     /// Print the CustomResourceDefinitions, for `kubectl apply -f -`
     Crd,
 }
@@ -39,6 +42,7 @@ async fn main() -> ExitCode {
         Command::Up(options) => up::run(options).await.map(done),
         Command::Check(options) => check::run(options).await,
         Command::Credentials(options) => credentials::run(&options).map(done),
+        Command::Token(options) => token::run(options).map(done),
         Command::Crd => {
             print!("{}", rtc_operator_api::crd_yaml());
             Ok(ExitCode::SUCCESS)

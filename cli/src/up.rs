@@ -8,6 +8,7 @@ mod door;
 mod keys;
 mod lan;
 mod report;
+mod tokens;
 
 use anyhow::Context;
 use keys::Keys;
@@ -15,9 +16,9 @@ use report::Report;
 use rtc_credentials::{Acknowledged, Fleet, FleetListener, FleetNode, Policy, PortRange, Transport};
 use rtc_operator_api::{
     RtcCluster,
-    spec::{AuthMode, Cidr, Transport as SpecTransport, TurnMode},
+    spec::{Cidr, Transport as SpecTransport, TurnMode},
 };
-use rtc_service::{admin, net, shutdown::Shutdown};
+use rtc_service::{HumanDuration, admin, net, shutdown::Shutdown};
 use rtc_signaling::{
     admin::Admin, dialect::socketio::Table, ice::Ice, store::Shared, store::memory::MemoryRooms,
     store::redis::RedisRooms,
@@ -30,6 +31,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
+use tokens::Tokens;
 use tokio_rustls::TlsAcceptor;
 
 /// This machine's name in its own `turn.json`.
@@ -66,6 +68,13 @@ pub(crate) struct Options {
     /// The certificate's key, as PEM; for DTLS an ECDSA key
     #[arg(long, env = "RTC_UP_TURN_TLS_KEY", value_name = "FILE", requires = "turn_tls_cert")]
     turn_tls_key: Option<PathBuf>,
+    /// With auth.mode JWT: the keys that tokens are signed with, as rtc-signaling's --jwt-keys, instead of the
+    /// manifest's [default: a secret of this run's own]
+    #[arg(long, env = "RTC_UP_JWT_KEYS", value_name = "PATH")]
+    jwt_keys: Option<PathBuf>,
+    /// With auth.mode JWT: how long the tokens live that whoever opens the page is given
+    #[arg(long, env = "RTC_UP_TOKEN_TTL", default_value = "5m")]
+    token_ttl: HumanDuration,
     /// Print one line of JSON when all is ready, and nothing else
     #[arg(long)]
     json: bool,
@@ -83,13 +92,15 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let policy = policy(&cluster);
     let keys = Keys::create(&home.path().join("keys"), policy)?;
     let turn = start_turn(&options, &cluster, address, home.path()).await?;
-    let signaling = Signaling::start(&options, &cluster, address, home.path(), tls).await?;
+    let tokens = Tokens::new(&options, &cluster, home.path())?;
+    let signaling = Signaling::start(&options, &cluster, address, home.path(), tls, &tokens).await?;
 
     let report = Report {
         name: cluster.metadata.name.clone().unwrap_or_else(|| "rtc".into()),
         page: signaling.page.clone(),
         replicas: signaling.urls.clone(),
         store: if options.redis.is_some() { "Redis" } else { "this process" },
+        tokens: tokens.words(options.token_ttl),
         turn: turn.uris.clone(),
         relay_ports: turn.relay_ports.to_string(),
         policy,
@@ -132,10 +143,6 @@ fn read_manifest(path: &Path) -> anyhow::Result<RtcCluster> {
 /// What the manifest says and this machine does not do, as notes for its reader.
 fn what_is_left_out(options: &Options, cluster: &RtcCluster) -> anyhow::Result<Vec<String>> {
     let spec = &cluster.spec;
-    anyhow::ensure!(
-        spec.signaling.auth.mode == AuthMode::Anonymous,
-        "spec.signaling.auth.mode: `rtc up` serves Anonymous alone; leave it out to try the rest"
-    );
     anyhow::ensure!(
         spec.turn.mode == TurnMode::Turn,
         "spec.turn.mode: `rtc up` runs TURN alone; leave it out"
@@ -300,6 +307,7 @@ impl Signaling {
         address: IpAddr,
         home: &Path,
         tls: Option<TlsAcceptor>,
+        tokens: &Tokens,
     ) -> anyhow::Result<Self> {
         let front = net::listen_tcp(SocketAddr::new(address, options.port), "--port").await?;
         let scheme = if tls.is_some() { "https" } else { "http" };
@@ -318,12 +326,16 @@ impl Signaling {
         };
         let mut this = Self { replicas: Vec::new(), urls: Vec::new(), page, admin: Vec::new() };
         for number in 1..=count.max(1) {
-            let replica = rtc_signaling::Server::builder(rooms.clone(), ice.clone())
+            let mut builder = rtc_signaling::Server::builder(rooms.clone(), ice.clone())
                 .name(&format!("signaling-{number}"))
                 .max_room_members(spec.max_room_members)
                 .allowed_origins(spec.allowed_origins.clone())
-                .polling(polling.clone())
-                .start();
+                .auth(tokens.policy.clone())
+                .polling(polling.clone());
+            if let Some(mint) = &tokens.mint {
+                builder = builder.page_tokens(mint.clone());
+            }
+            let replica = builder.start();
             let own = net::listen_tcp(SocketAddr::new(address, 0), "--port").await?;
             this.urls.push(format!("{scheme}://{}", own.local_addr()?));
             tokio::spawn(door::serve(own, vec![replica.clone()], tls.clone()));

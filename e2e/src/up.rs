@@ -101,6 +101,18 @@ pub async fn refused(manifest: &Path, flags: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
+/// A token as `rtc token` makes it.
+///
+/// # Errors
+/// When it makes none.
+pub async fn token(flags: &[&str]) -> Result<String> {
+    let output = Command::new(program()?).arg("token").args(flags).stdin(Stdio::null()).output().await?;
+    if !output.status.success() {
+        bail!("`rtc token`: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}
+
 /// What `rtc check` reports, and whether it found all sound.
 ///
 /// # Errors

@@ -15,7 +15,12 @@ type Socket = WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>;
 
 /// Joins a room and returns the connection with what it was told.
 async fn join(replica: &str, room: &str) -> (Socket, Value) {
-    let url = format!("{}/v1/connect", replica.replacen("http", "ws", 1));
+    join_by(replica, "", room).await
+}
+
+/// The same with a query.
+async fn join_by(replica: &str, query: &str, room: &str) -> (Socket, Value) {
+    let url = format!("{}/v1/connect{query}", replica.replacen("http", "ws", 1));
     let (mut socket, _) = tokio_tungstenite::connect_async(url).await.unwrap();
     say(&mut socket, &json!({"type": "join", "room": room})).await;
     let joined = hear(&mut socket, "joined").await;
@@ -174,6 +179,50 @@ async fn rtc_check_finds_what_works_and_exits_1_for_what_does_not() {
     let (sound, report) = up::check(&["--signaling", &up.ready.demo, "--turn", &uri]).await.unwrap();
     let broken = report["steps"].as_array().unwrap().iter().find(|step| step["ok"] == false).unwrap();
     assert!(!sound && broken["target"] == uri.as_str() && broken["step"] == "connect", "{report:#}");
+}
+
+const GUARDED: &str =
+    "spec: {signaling: {auth: {mode: JWT, jwt: {secretRef: {name: jwt, key: secret}, audience: calls}}}}\n";
+
+#[tokio::test]
+async fn tokens_are_asked_for_as_the_manifest_says_and_the_page_is_given_some() {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("secret");
+    std::fs::write(&secret, "a secret of this test, long enough to be one").unwrap();
+    let secret = secret.to_str().unwrap();
+    let flags = ["--port", "0", "--turn-port", "0", "--jwt-keys", secret];
+    let up = Up::start_with(&manifest(&folder, GUARDED), &flags).await.unwrap();
+    let body = |answer: String| answer.split_once("\r\n\r\n").unwrap().1.to_owned();
+    let token = body(get(&format!("{}/token?room=meet&user=u-1", up.ready.demo)).await);
+    let (mut alice, _) = join_by(&up.ready.signaling[0], &format!("?access_token={token}"), "meet").await;
+    let flags = "--user bob --room m* --audience calls --api rooms:list".split(' ');
+    let flags: Vec<_> = ["--secret-file", secret].into_iter().chain(flags).collect();
+    let own = up::token(&flags).await.unwrap();
+    let (_bob, joined) = join_by(&up.ready.signaling[1], &format!("?access_token={own}"), "meet").await;
+    assert_eq!(joined["members"][0]["user"], "guest-u-1");
+    assert_eq!(hear(&mut alice, "member-joined").await["member"]["user"], "bob");
+
+    // a probe is a client like others
+    let (sound, report) = up::check(&["--signaling", &up.ready.demo]).await.unwrap();
+    assert!(!sound && report.to_string().contains("--token-file"), "{report:#}");
+    let file = folder.path().join("token");
+    std::fs::write(&file, own).unwrap();
+    let probe = ["--signaling", &up.ready.demo, "--room", "mine", "--token-file", file.to_str().unwrap()];
+    let (sound, report) = up::check(&probe).await.unwrap();
+    assert!(sound, "{report:#}");
+}
+
+#[tokio::test]
+async fn without_a_secret_the_page_has_tokens_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let up = Up::start_with(&manifest(&folder, GUARDED), &["--port", "0", "--turn-port", "0"]).await.unwrap();
+    let answer = get(&format!("{}/token?room=meet", up.ready.demo)).await;
+    let token = answer.split_once("\r\n\r\n").unwrap().1;
+    let (mut alice, joined) =
+        join_by(&up.ready.signaling[0], &format!("?access_token={token}"), "meet").await;
+    assert!(credential(&joined).0.contains("guest-"), "TURN counts by the token's subject");
+    say(&mut alice, &json!({"type": "leave", "id": 1})).await;
+    hear(&mut alice, "ack").await;
 }
 
 #[tokio::test]

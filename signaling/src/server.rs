@@ -4,7 +4,7 @@ use crate::{
     admin, api,
     arrival::{Arrival, sized},
     auth::{
-        Origins, Policy,
+        Mint, Origins, Policy,
         gate::{Gate, Pass},
     },
     dialect::{
@@ -23,7 +23,7 @@ use crate::{
     store::Shared,
     tls::Tls,
     transport::{http, http::Paces, text::Line, websocket},
-    web,
+    web::{self, Tokens},
     webhooks::{Sender, Webhooks},
 };
 use axum::{
@@ -74,6 +74,7 @@ pub struct Builder {
     bounds: Bounds,
     origins: Origins,
     policy: Policy,
+    page_tokens: Option<Arc<Mint>>,
     tls: Option<Arc<Tls>>,
     addresses: AddressLimits,
     join_timeout: Duration,
@@ -121,6 +122,14 @@ impl Builder {
     #[must_use]
     pub fn auth(mut self, policy: Policy) -> Self {
         self.policy = policy;
+        self
+    }
+
+    /// Where tokens are asked for, give everybody one who opens the page: so it protects nothing, and is for trying
+    /// out. Without it the page asks its visitor for a token.
+    #[must_use]
+    pub fn page_tokens(mut self, mint: Arc<Mint>) -> Self {
+        self.page_tokens = Some(mint);
         self
     }
 
@@ -184,6 +193,7 @@ impl Builder {
             origins,
             guests: Guests::new(self.addresses, metrics),
             join_timeout: self.join_timeout,
+            page_tokens: self.page_tokens,
             tls: self.tls,
             webhooks,
             paces: Arc::new(Paces::new(limits)),
@@ -203,6 +213,7 @@ pub struct Server {
     origins: Origins,
     guests: Arc<Guests>,
     join_timeout: Duration,
+    page_tokens: Option<Arc<Mint>>,
     tls: Option<Arc<Tls>>,
     webhooks: Option<Arc<Sender>>,
     paces: Arc<Paces>,
@@ -224,6 +235,7 @@ impl Server {
             bounds: Bounds::default(),
             origins: Origins::new(Vec::new()),
             policy: Policy::Anonymous,
+            page_tokens: None,
             tls: None,
             addresses: AddressLimits::default(),
             join_timeout: JOIN_TIMEOUT,
@@ -243,10 +255,18 @@ impl Server {
                 .merge(peerjs::router())
                 .merge(ywebrtc::router())
                 .merge(matchbox::router())
-                .merge(web::router(self.gate().is_guarded()))
+                .merge(web::router(self.tokens()))
                 .with_state(self.weak_state())
         };
         self.router.get_or_init(make).clone()
+    }
+
+    fn tokens(&self) -> Tokens {
+        match &self.page_tokens {
+            _ if !self.gate().is_guarded() => Tokens::Unneeded,
+            Some(mint) => Tokens::Here(mint.clone()),
+            None => Tokens::Elsewhere,
+        }
     }
 
     fn weak_state(self: &Arc<Self>) -> Replica {

@@ -1,5 +1,6 @@
-//! The demo page and the browser client, as they were when this was built; and QR codes for them.
+//! The demo page and the browser client, as they were when this was built; QR codes and tokens for them.
 
+use crate::auth::Mint;
 use axum::{
     Router,
     extract::{Path, Query},
@@ -8,8 +9,12 @@ use axum::{
     routing::get,
 };
 use qrcode::{EcLevel, QrCode, render::svg};
+use rtc_service::clock::unix_now;
+use rtc_signaling_proto::{MemberId, RoomName};
 use rust_embed::RustEmbed;
 use serde::Deserialize;
+use serde_json::json;
+use std::sync::Arc;
 
 #[derive(RustEmbed)]
 #[folder = "web/"]
@@ -30,22 +35,62 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 /// The longest text of a QR code; a denser one is hard to read for phones.
 const QR_BYTES: usize = 512;
 
-/// What a person finds where the page would be, which knows of no tokens.
-const GUARDED: &str = "This is a signaling server that asks for a token.\n\n\
-    Get one from the application that uses this server: a signed JWT whose `sub` says who you are and whose \
-    `rooms` say where you may go. Then connect:\n\n\
-    \x20   new WebSocket('wss://HOST/v1/connect', ['rtc.v1', 'rtc.bearer.' + token])\n\n\
-    or show it as `Authorization: Bearer TOKEN`, or as `?access_token=TOKEN` with every other kind of client.\n";
+/// Whoever the page is without a token of its own.
+const GUEST: &str = "guest";
 
-/// The routes of the page; of a server that is `guarded`, those of its scripts and a word on tokens.
-pub fn router<S: Clone + Send + Sync + 'static>(guarded: bool) -> Router<S> {
-    let page = move |headers: HeaderMap| async move {
-        if guarded { GUARDED.into_response() } else { file("index.html", &headers) }
-    };
-    Router::new().route("/", get(page)).route("/r/{room}", get(page)).route("/qr.svg", get(qr)).route(
-        "/{file}",
-        get(|Path(name): Path<String>, headers: HeaderMap| async move { file(&name, &headers) }),
-    )
+/// Who has tokens for the page.
+#[derive(Clone, Debug)]
+pub enum Tokens {
+    /// None are needed.
+    Unneeded,
+    /// Somebody else: the page asks its visitor for one.
+    Elsewhere,
+    /// This server, for everybody who asks.
+    Here(Arc<Mint>),
+}
+
+/// The routes of the page.
+pub fn router<S: Clone + Send + Sync + 'static>(tokens: Tokens) -> Router<S> {
+    let page = async |headers: HeaderMap| file("index.html", &headers);
+    Router::new()
+        .route("/", get(page))
+        .route("/r/{room}", get(page))
+        .route("/qr.svg", get(qr))
+        .route("/token", get(async move |asked: Query<Asked>| token(&tokens, asked.0)))
+        .route(
+            "/{file}",
+            get(|Path(name): Path<String>, headers: HeaderMap| async move { file(&name, &headers) }),
+        )
+}
+
+#[derive(Deserialize)]
+struct Asked {
+    room: String,
+    /// Who asked before, so that it stays the same: a word.
+    user: Option<String>,
+}
+
+/// A token for the page, for one room: 200 with it; 204 where none is needed, 401 where somebody else has them.
+fn token(tokens: &Tokens, asked: Asked) -> Response {
+    let once = [(header::CACHE_CONTROL, "no-store")];
+    match tokens {
+        Tokens::Unneeded => (StatusCode::NO_CONTENT, once).into_response(),
+        Tokens::Elsewhere => {
+            let how = "get a token from the application that uses this server\n";
+            (StatusCode::UNAUTHORIZED, once, [(header::WWW_AUTHENTICATE, "Bearer")], how).into_response()
+        }
+        Tokens::Here(mint) => {
+            let user =
+                asked.user.map_or_else(|| Ok(crate::random::member()), |user| user.parse::<MemberId>());
+            let (Ok(user), Ok(room)) = (user, asked.room.parse::<RoomName>()) else {
+                return (StatusCode::BAD_REQUEST, "give ?room= a room's name, and user= a word\n")
+                    .into_response();
+            };
+            let claims = json!({"room": room.as_str()});
+            let token = mint.token(&format!("{GUEST}-{}", user.as_str()), &claims, unix_now());
+            (once, token).into_response()
+        }
+    }
 }
 
 fn content_type(name: &str) -> Option<&'static str> {

@@ -9,6 +9,7 @@ import { openMedia } from './media.js';
 import * as memory from './memory.js';
 import { Panel } from './panel.js';
 import { Gallery, picture } from './snapshot.js';
+import { Tokens, claims } from './tokens.js';
 import { suggestRoom, tidyRoom } from './words.js';
 import { automation } from './automation.js';
 
@@ -28,6 +29,7 @@ const page = {
   names: new Map(),
   grid: new Grid($('#grid')),
   panel: new Panel(),
+  tokens: new Tokens(room),
   gallery: new Gallery(),
   chat: new Chat((text) => say(text)),
   say,
@@ -48,7 +50,7 @@ function roomOf(path) {
 function show(view) {
   page.state = view;
   document.body.dataset.view = view;
-  for (const id of ['start', 'prejoin', 'call', 'over']) $(`#${id}`).hidden = id !== view;
+  for (const id of ['start', 'token', 'prejoin', 'call', 'over']) $(`#${id}`).hidden = id !== view;
   document.title = view === 'start' ? 'Start a call' : `${room} · call`;
 }
 
@@ -74,6 +76,29 @@ function startPage() {
     location.assign(`/r/${encodeURIComponent(name)}${location.search}`);
   });
   show('start');
+}
+
+// Rooms of an application are entered with its tokens; who has none is told, and asked.
+async function admit(then) {
+  if ((await page.tokens.find()) !== 'missing') {
+    then();
+    return;
+  }
+  show('token');
+  const input = $('#token-text');
+  $('#token-form').onsubmit = (event) => {
+    event.preventDefault();
+    if (!claims(input.value.trim())) {
+      input.setCustomValidity('This is no token: three parts of letters and digits, with dots between them.');
+      input.reportValidity();
+      input.addEventListener('input', () => input.setCustomValidity(''), { once: true });
+      return;
+    }
+    page.tokens.give(input.value);
+    input.value = '';
+    then();
+  };
+  input.focus();
 }
 
 // A link alone must not switch a camera on towards strangers, so it shows this first. Who comes from the start
@@ -112,6 +137,7 @@ async function enter() {
     const call = await join({
       url: location.origin,
       room,
+      token: page.tokens.option,
       name: page.name || undefined,
       localStream: page.media.stream,
       relayOnly: $('#relay-only').checked,
@@ -133,13 +159,20 @@ const ENDINGS = {
   full: ['This room is full', 'Try again'],
   unreachable: ['The server does not answer', 'Try again'],
   store_unavailable: ['The server is not ready', 'Try again'],
+  too_many_rooms: ['The server is full', 'Try again'],
   superseded: ['The call went on elsewhere', 'Join here'],
+  kicked: ['You were removed from this room', 'Join again'],
+  unauthorized: ['The token was not accepted', 'Use another one'],
+  expired: ['The token has expired', 'Use another one'],
+  forbidden: ['The token is for other rooms', 'Use another one'],
+  no_token: ['There is no token to join with', 'Try again'],
 };
 
 function over(code, message) {
   const [title, again] = ENDINGS[code] ?? ['The call could not begin', 'Try again'];
   page.error = code === 'left' ? null : { code, message };
   if (code === 'left') memory.leave(room);
+  if (['unauthorized', 'expired', 'forbidden'].includes(code)) page.tokens.forget();
   page.media?.stream.getTracks().forEach((track) => track.stop());
   page.media = undefined;
   page.grid.clear();
@@ -244,7 +277,7 @@ function nameOf(member) {
 async function poll() {
   if (page.call && page.state === 'call') {
     page.stats = await page.call.stats();
-    page.panel.update(page.stats);
+    page.panel.update(page.stats, page.tokens.about);
     for (const [id, summary] of Object.entries(page.stats)) {
       const tile = page.grid.get(id);
       if (!tile || !summary) continue;
@@ -426,7 +459,7 @@ function wire() {
     enter();
   });
   $('#prejoin-name').addEventListener('input', ({ target }) => (page.name = target.value.trim()));
-  $('#again').addEventListener('click', () => enter());
+  $('#again').addEventListener('click', () => admit(enter));
   $('#leave').addEventListener('click', () => page.call?.leave());
   $('#copy-link').addEventListener('click', copyLink);
   $('#invite').addEventListener('click', () => $('#invite-dialog').showModal());
@@ -492,7 +525,8 @@ if (!room) {
   $('#relay-only').checked = parameters.get('relay') === '1';
   $('#transport').value = ['udp', 'tcp'].includes(parameters.get('transport')) ? parameters.get('transport') : 'any';
   if (matchMedia('(min-width: 1100px)').matches) openPane('path');
-  if (memory.wasEntered(room) || navigator.webdriver) enter();
-  else prejoin();
+  const rest = page.tokens.take(location.hash);
+  if (rest !== location.hash) history.replaceState(history.state, '', location.pathname + location.search + rest);
+  admit(memory.wasEntered(room) || navigator.webdriver ? enter : prejoin);
   poll();
 }

@@ -36,6 +36,7 @@ async function snapshot(page) {
     troubles: page.troubles,
     signaling: call?.signaling ?? null,
     credentials: credentials ? { ...credentials, secondsLeft: Math.round(credentials.expires - Date.now() / 1000) } : null,
+    token: page.tokens.about,
     relayOnly: call?.relayOnly ?? null,
     transport: call?.transport ?? null,
     members,

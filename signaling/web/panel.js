@@ -31,7 +31,7 @@ class PeerCard {
     if (summary?.width) facts.push(`${summary.width}×${summary.height} at ${Math.round(summary.framesPerSecond ?? 0)} fps`);
     if (summary?.packetsReceived) facts.push(`${((100 * summary.packetsLost) / (summary.packetsLost + summary.packetsReceived)).toFixed(1)} % lost`);
     if (counts.iceRestarts) facts.push(`${counts.iceRestarts} ICE restart${counts.iceRestarts > 1 ? 's' : ''}`);
-    if (counts.signalsOverChannel) facts.push(`${counts.signalsOverChannel} signals over the data channel`);
+    if (counts.signalsOverChannel) facts.push(`${counts.signalsOverChannel} signal${counts.signalsOverChannel > 1 ? 's' : ''} over the data channel`);
     this.facts.textContent = facts.join(' · ');
   }
 }
@@ -88,13 +88,14 @@ export class Panel {
   }
 
   /** @param {Record<string, import('./stats.js').Summary | null>} stats */
-  update(stats) {
+  update(stats, token) {
     for (const [id, card] of this.#cards) {
       const peer = this.#call.peer(id);
       if (peer) card.update(peer, stats[id]);
     }
     this.#credentials();
     this.#signaling();
+    this.#token(token);
   }
 
   #credentials() {
@@ -108,6 +109,18 @@ export class Panel {
     $('#expiry-bar').value = expires ? Math.max(0, Math.min(1, left / this.#life)) : 0;
     $('#turn-user').textContent = username ?? 'none';
     $('#turn-urls').replaceChildren(...lines(urls.length ? urls : ['none']));
+  }
+
+  #token({ source, user, expires }) {
+    $('#token-box').hidden = source === 'none';
+    if (source === 'none') return;
+    const left = expires === null ? null : expires - Date.now() / 1000;
+    const rows = [
+      ['You are', user ?? '–'],
+      ['Valid', left === null ? '–' : left > 0 ? `${duration(left)} more` : 'no longer'],
+      ['Then', source === 'server' ? 'this server gives a fresh one' : 'the call ends; join with a fresh one'],
+    ];
+    $('#token-facts').replaceChildren(...rows.flatMap(([key, value]) => [element('dt', { textContent: key }), element('dd', { textContent: value })]));
   }
 
   #signaling() {

@@ -9,14 +9,28 @@ use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsConnector;
-use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, tungstenite::Message};
+use tokio_tungstenite::{
+    Connector, MaybeTlsStream, WebSocketStream,
+    tungstenite::{
+        Error, Message,
+        client::IntoClientRequest,
+        http::{StatusCode, header::AUTHORIZATION},
+    },
+};
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-/// Joins a room of its own, and returns the `iceServers` that it is handed.
-pub(crate) async fn check(url: &str, tls: &TlsConnector, report: &mut Report) -> Vec<IceServer> {
+/// As whom to ask.
+pub(crate) struct Client<'a> {
+    pub(crate) tls: &'a TlsConnector,
+    pub(crate) token: Option<&'a str>,
+    pub(crate) room: Option<&'a str>,
+}
+
+/// Joins a room, and returns the `iceServers` that it is handed.
+pub(crate) async fn check(url: &str, client: &Client<'_>, report: &mut Report) -> Vec<IceServer> {
     let begun = Instant::now();
-    let mut socket = match within(connect(url, tls)).await {
+    let mut socket = match within(connect(url, client)).await {
         Ok(socket) => socket,
         Err(error) => {
             report.broken(url, "connect", format!("{error:#}"));
@@ -25,7 +39,8 @@ pub(crate) async fn check(url: &str, tls: &TlsConnector, report: &mut Report) ->
     };
     report.works(url, "connect", Some(begun.elapsed()), "WebSocket");
     let begun = Instant::now();
-    let room = format!("rtc-check-{}-{}", unix_now(), std::process::id());
+    let own = || format!("rtc-check-{}-{}", unix_now(), std::process::id());
+    let room = client.room.map_or_else(own, str::to_owned);
     let joined = match within(ask(&mut socket, &json!({"type": "join", "room": room}), "joined")).await {
         Ok(joined) => joined,
         Err(error) => {
@@ -70,17 +85,29 @@ fn credentials(url: &str, joined: &Value, report: &mut Report) -> Vec<IceServer>
     servers
 }
 
-async fn connect(url: &str, tls: &TlsConnector) -> anyhow::Result<Socket> {
+async fn connect(url: &str, client: &Client<'_>) -> anyhow::Result<Socket> {
     let base = url.trim_end_matches('/');
     let address = match base.split_once("://") {
         Some(("http" | "ws", host)) => format!("ws://{host}/v1/connect"),
         Some(("https" | "wss", host)) => format!("wss://{host}/v1/connect"),
         _ => bail!("--signaling is a URL, such as https://calls.example.com"),
     };
-    let connector = Connector::Rustls(tls.config().clone());
+    let mut request = address.into_client_request()?;
+    if let Some(token) = client.token {
+        let value = format!("Bearer {token}").parse().context("--token-file holds no token")?;
+        request.headers_mut().insert(AUTHORIZATION, value);
+    }
+    let connector = Connector::Rustls(client.tls.config().clone());
     let connected =
-        tokio_tungstenite::connect_async_tls_with_config(address, None, true, Some(connector)).await;
-    Ok(connected.context("no WebSocket there")?.0)
+        tokio_tungstenite::connect_async_tls_with_config(request, None, true, Some(connector)).await;
+    match connected {
+        Ok((socket, _)) => Ok(socket),
+        Err(Error::Http(response)) if response.status() == StatusCode::UNAUTHORIZED => {
+            let why = response.body().as_deref().map(String::from_utf8_lossy).unwrap_or_default();
+            bail!("{}; give a good one by --token-file", why.trim())
+        }
+        Err(error) => Err(error).context("no WebSocket there"),
+    }
 }
 
 /// The next frame of that type, after `frame` was sent.

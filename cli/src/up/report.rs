@@ -10,6 +10,7 @@ pub(crate) struct Report {
     pub(crate) page: String,
     pub(crate) replicas: Vec<String>,
     pub(crate) store: &'static str,
+    pub(crate) tokens: Option<String>,
     pub(crate) turn: Vec<String>,
     pub(crate) relay_ports: String,
     pub(crate) policy: Policy,
@@ -41,6 +42,9 @@ impl fmt::Display for Report {
         writeln!(f, "  Signaling    {count} {replicas} behind that port; rooms are kept in {}", self.store)?;
         for url in &self.replicas {
             writeln!(f, "               {url}")?;
+        }
+        if let Some(tokens) = &self.tokens {
+            writeln!(f, "  Tokens       {tokens}")?;
         }
         for (i, uri) in self.turn.iter().enumerate() {
             writeln!(f, "  {}{uri}", if i == 0 { "TURN         " } else { "             " })?;

@@ -12,7 +12,7 @@ use std::fmt;
 /// Tokens that name no key are tried with each, so there is an end to them.
 const MOST: usize = 64;
 /// A shorter secret can be guessed offline from any one token (RFC 7518, section 3.2).
-const SECRET_BYTES: usize = 32;
+pub(super) const SECRET_BYTES: usize = 32;
 
 /// Why there are no keys in what was read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -26,6 +26,9 @@ pub enum KeyError {
     /// Guessable.
     #[error("{0:?}: a secret has at least {SECRET_BYTES} bytes; make one with `openssl rand -base64 48`")]
     Short(String),
+    /// Keys that only check.
+    #[error("{0:?} is no HMAC secret, so no tokens can be made with it")]
+    NoSecret(String),
     /// Not a public key.
     #[error(
         "{0:?}: this PEM is no public key of RSA, P-256, P-384 or Ed25519; make one with `openssl pkey -pubout`"

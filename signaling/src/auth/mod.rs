@@ -9,11 +9,13 @@ mod claims;
 pub(crate) mod gate;
 mod jwks;
 mod keys;
+mod mint;
 mod ring;
 mod verify;
 
 pub use claims::{Grant, Permission};
 pub use keys::KeyError;
+pub use mint::Mint;
 pub use verify::{LEEWAY, Rules, TokenError, Verifier, VerifierError};
 
 use axum::http::{HeaderMap, header};

@@ -1,6 +1,12 @@
 //! The page, its scripts, and QR codes.
 
-use crate::support::*;
+use crate::{
+    auth,
+    support::{token, *},
+};
+use rtc_signaling::auth::Mint;
+use serde_json::json;
+use std::{sync::Arc, time::Duration};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 async fn get(replica: &Replica, path: &str, more: &str) -> (u16, String) {
@@ -43,4 +49,34 @@ async fn a_link_becomes_a_qr_code_and_nothing_else_does() {
     assert!(text.contains("content-type: image/svg+xml") && text.contains("<svg"));
     assert_eq!(get(&replica, "/qr.svg?url=javascript%3Aalert(1)", "").await.0, 400);
     assert_eq!(get(&replica, &format!("/qr.svg?url=https://{}", "x".repeat(600)), "").await.0, 400);
+}
+
+#[tokio::test]
+async fn the_page_gets_tokens_only_where_it_was_said_so_each_for_one_room() {
+    let backend = Backend::memory();
+    let open = backend.replica().await;
+    assert_eq!(get(&open, "/token?room=r", "").await.0, 204);
+    let guarded = auth::guarded(&backend).await;
+    let (status, text) = get(&guarded, "/token?room=r", "").await;
+    assert!(status == 401 && text.contains("www-authenticate: Bearer"), "{text}");
+    // a person with a token of an application has the page too
+    assert!(get(&guarded, "/r/r", "").await.1.contains("<html"));
+
+    let mint = Arc::new(Mint::new("secret", token::SECRET, Duration::from_secs(60)).unwrap());
+    let builder = backend.builder().auth(auth::Keys::secret().policy()).page_tokens(mint);
+    let replica = Replica::start(builder).await;
+    let (status, text) = get(&replica, "/token?room=a%20room&user=u-1", "").await;
+    assert!(status == 200 && text.contains("cache-control: no-store"), "{text}");
+    let given = text.rsplit_once("\r\n\r\n").unwrap().1;
+    let connect =
+        async || Client::connect_at(replica.address, &format!("/v1/connect?access_token={given}")).await;
+    let (mut one, mut two) = (connect().await, connect().await);
+    one.send(json!({"type": "join", "room": "another"})).await;
+    assert_eq!(one.expect("error").await["code"], "forbidden");
+    one.join("a room").await;
+    assert_eq!(two.join("a room").await["members"][0]["user"], "guest-u-1");
+    // nobody is made a user of the application's
+    for (asked, status) in [("room=", 400), ("user=u", 400), ("room=r&user=a%20b", 400)] {
+        assert_eq!(get(&replica, &format!("/token?{asked}"), "").await.0, status, "{asked}");
+    }
 }
