@@ -210,8 +210,12 @@ export class Session {
         this.#end('expired', 'The token of this call has expired. Join again with a fresh one.');
         return;
       }
-      // With a successor under way, 4001 is its doing; otherwise somebody else holds our session now.
-      if (code === CLOSE.SUPERSEDED && !this.#pending) {
+      if (code === CLOSE.SUPERSEDED && this.#pending) {
+        // its successor's doing, which has the session and is about to say so
+        this.#room.lost();
+        return;
+      }
+      if (code === CLOSE.SUPERSEDED) {
         this.#end('superseded', 'This call was continued in another window. Reload to join again from here.');
         return;
       }
@@ -314,6 +318,10 @@ export class Session {
   }
 
   #retry(now, atLeastMs = 0) {
+    if (this.#active === undefined && this.phase === 'live') {
+      this.phase = 'lost';
+      this.#event('lost', { code: CLOSE.SUPERSEDED });
+    }
     const delay = Math.max(atLeastMs, backoff(this.#attempt, this.#random));
     this.#attempt += 1;
     this.#retryAt = now + delay;

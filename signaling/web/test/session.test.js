@@ -278,6 +278,22 @@ test('goaway: an old connection closed as superseded by our own new one ends not
   const first = bench.conn;
   bench.from({ type: 'goaway', reconnectInMs: 0 }).pass(0).open();
   bench.do('closed', first, CLOSE.SUPERSEDED);
+  assert.equal(bench.session.phase, 'live');
+  bench.resumed();
+  assert.equal(bench.session.phase, 'live');
+  assert.ok(!bench.names().includes('lost'));
+});
+
+test('goaway: a new connection that took the session and broke is told as a loss, and replaced', () => {
+  const bench = Bench.live();
+  const first = bench.conn;
+  bench.from({ type: 'goaway', reconnectInMs: 0 }).pass(0).open();
+  const second = bench.conn;
+  bench.do('closed', first, CLOSE.SUPERSEDED).do('closed', second, 1006);
+  assert.equal(bench.session.phase, 'lost');
+  assert.equal(bench.names().filter((name) => name === 'lost').length, 1);
+  bench.pass(5000).open();
+  assert.notEqual(bench.conn, second);
   bench.resumed();
   assert.equal(bench.session.phase, 'live');
 });
