@@ -22,6 +22,7 @@ mod redis_modes;
 mod redis_outage;
 mod redis_rotation;
 mod resume;
+mod rolling_restart;
 mod rooms;
 mod slow_reader;
 mod socketio;

@@ -195,13 +195,20 @@ pub struct Process {
 
 impl Process {
     pub async fn start(arguments: &[&str]) -> Self {
+        Self::logging(arguments, "off", Stdio::null()).await
+    }
+
+    /// Which logs what `filter` says, as JSON.
+    pub async fn logging(arguments: &[&str], filter: &str, log: Stdio) -> Self {
         let address: SocketAddr = ([127, 0, 0, 1], free_port()).into();
         let admin: SocketAddr = ([127, 0, 0, 1], free_port()).into();
         let child = Command::new(Path::new(env!("CARGO_BIN_EXE_rtc-signaling")))
             .args(["--listen", &address.to_string(), "--admin", &admin.to_string()])
+            .args(["--log-format", "json"])
             .args(arguments)
+            .env("RTC_LOG", filter)
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(log)
             .spawn()
             .unwrap();
         let process = Self { child, address, admin };
@@ -215,9 +222,14 @@ impl Process {
 
     /// `/readyz`: its status and text.
     pub async fn ready(&self) -> String {
+        self.ask("/readyz").await
+    }
+
+    /// What the admin port answers.
+    pub async fn ask(&self, path: &str) -> String {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let mut socket = TcpStream::connect(self.admin).await.unwrap();
-        let request = "GET /readyz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
         socket.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         socket.read_to_string(&mut answer).await.unwrap();
