@@ -245,12 +245,19 @@ async fn a_killed_process_gives_one_leave_for_each_who_does_not_come_back() {
         let at = gone.iter().position(|id| left["member"] == **id);
         gone.remove(at.expect("it came back, or left twice"));
     }
-    back[0].signal(None, json!("here")).await;
-    loop {
-        let frame = watcher.frame().await;
-        assert_ne!(frame["type"], "member-left");
-        if frame["data"] == "here" {
-            break;
+    // each is who it was, for those who speak to it alone too
+    for (n, client) in back.iter_mut().enumerate() {
+        watcher.signal(Some(&client.id()), json!(["to", n])).await;
+        while client.until("signal").await["data"] != json!(["to", n]) {}
+        client.signal(Some(&watcher.id()), json!(["from", n])).await;
+        loop {
+            let frame = watcher.frame().await;
+            assert_ne!(frame["type"], "member-left");
+            if frame["data"] == json!(["from", n]) {
+                assert_eq!((&frame["from"], &frame["to"]), (&json!(client.id()), &json!(watcher.id())));
+                break;
+            }
         }
+        client.expect_nothing().await;
     }
 }

@@ -184,3 +184,34 @@ async fn a_killed_replica_gives_one_leave_each_memory() {
 async fn a_killed_replica_gives_one_leave_each_redis() {
     a_killed_replica(Backend::redis_with(short())).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_of_a_room_stays_when_everybody_has_gone_each_in_another_way() {
+    let backend = Backend::redis_with(short());
+    let killed = Mortal::start(backend.builder());
+    let b = backend.replica().await;
+    let mut leaves = b.join("ghost").await;
+    let (breaks, dies) = (b.join("ghost").await, killed.replica.join("ghost").await);
+    let stays = b.join("another").await;
+    let redis = backend.redis.as_ref().unwrap();
+    let keys = async |pattern: &str| -> Vec<String> {
+        redis::from_redis_value(redis.command(&["KEYS", pattern]).await).unwrap()
+    };
+    assert!(!keys("*:ghost").await.is_empty());
+    leaves.send(json!({"type": "leave", "id": 1})).await;
+    drop(breaks);
+    killed.kill();
+    drop(dies);
+    eventually("every key of it is gone", async || keys("*:ghost").await.is_empty()).await;
+    // nor is it on the list of rooms
+    for key in keys("rtc:*").await {
+        let kind: String = redis::from_redis_value(redis.command(&["TYPE", &key]).await).unwrap();
+        if kind == "zset" {
+            let score = redis.command(&["ZSCORE", &key, "ghost"]).await;
+            assert_eq!(score, redis::Value::Nil, "{key}");
+        }
+    }
+    assert!(!keys("*:another").await.is_empty());
+    eventually("no replica holds it", async || b.server.hub().rooms() == 1).await;
+    drop(stays);
+}

@@ -6,6 +6,7 @@ const [urlA, urlB, versionA, versionB, transports] = process.argv.slice(2);
 const library = { 2: require('sio2'), 4: require('sio4') };
 
 const open = [];
+const logged = []; // what `log` said, each time an array
 function connect(version, url) {
   const socket = library[version](url, { transports: transports.split(','), forceNew: true, reconnection: false });
   socket.seen = [];
@@ -33,7 +34,9 @@ async function until(what, is) {
 async function next(socket, ...expected) {
   await until(expected[0], () => socket.seen.some(([name]) => name !== 'log'));
   const at = socket.seen.findIndex(([name]) => name !== 'log');
-  const [event] = socket.seen.splice(0, at + 1).slice(-1);
+  const taken = socket.seen.splice(0, at + 1);
+  const [event] = taken.splice(-1);
+  logged.push(...taken.map(([, words]) => words));
   assert.deepStrictEqual(event, expected);
 }
 
@@ -75,6 +78,13 @@ async function main() {
   await next(b, 'message', 'got user media');
   for (const s of [a, b, third, elsewhere]) await nothing(s);
   assert.ok(a.id !== b.id);
+  assert.ok(logged.some(([first, second]) => first === 'Message from server:' && second === 'Client said: '));
+
+  // `bye` gives a place up, and the next one is the second again
+  elsewhere.emit('bye');
+  elsewhere.emit('create or join', 'bar');
+  await next(elsewhere, 'created', 'bar', elsewhere.id);
+  await next(elsewhere, 'empty', 'bar');
 
   // a place that is given up can be taken
   b.disconnect();
