@@ -111,6 +111,27 @@ pub enum Code {
 }
 
 impl Code {
+    /// All of them.
+    pub const ALL: [Self; 17] = [
+        Self::BadJson,
+        Self::BadFrame,
+        Self::UnknownType,
+        Self::Binary,
+        Self::TooLarge,
+        Self::RateLimited,
+        Self::NotJoined,
+        Self::AlreadyJoined,
+        Self::NoSuchMember,
+        Self::UnknownSession,
+        Self::Superseded,
+        Self::TooManyRooms,
+        Self::StoreUnavailable,
+        Self::Degraded,
+        Self::IceUnavailable,
+        Self::Unauthorized,
+        Self::Forbidden,
+    ];
+
     /// As it is sent.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

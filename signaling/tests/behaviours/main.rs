@@ -21,6 +21,7 @@ mod redis_faults;
 mod redis_modes;
 mod redis_outage;
 mod redis_rotation;
+mod reference;
 mod resume;
 mod rolling_restart;
 mod rooms;
