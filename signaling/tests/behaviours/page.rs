@@ -42,6 +42,14 @@ async fn the_page_is_served_at_its_root_and_for_each_room_under_a_strict_policy(
 }
 
 #[tokio::test]
+async fn the_npm_package_has_all_that_it_imports_and_its_types_say_what_is_there() {
+    let packages = node::install("web-types", &["typescript@5.9.3"]);
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/web").to_owned();
+    node::play("web_clients/package.mjs", &packages, &[folder, scratch.path().display().to_string()]).await;
+}
+
+#[tokio::test]
 async fn a_link_becomes_a_qr_code_and_nothing_else_does() {
     let replica = Backend::memory().replica().await;
     let (status, text) = get(&replica, "/qr.svg?url=https%3A%2F%2Fa.example%2Fr%2Fx", "").await;
