@@ -1,11 +1,12 @@
 //! People in real browsers stay in their call, whatever their networks and their reload buttons do.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::ensure;
 use rtc_e2e::browser::{Browsers, Page};
 use rtc_e2e::network::{Network, Weather};
-use rtc_e2e::up::Up;
+use rtc_e2e::up::{self, Up};
 use rtc_e2e::wait;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -38,8 +39,15 @@ struct House {
 
 impl House {
     async fn open() -> Self {
+        let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/quickstart.yaml");
+        Self::open_with(&manifest, &[]).await
+    }
+
+    /// With a manifest, and flags of `rtc up`, of its own.
+    async fn open_with(manifest: &Path, flags: &[&str]) -> Self {
         let one = alone().await;
-        let up = Up::start("examples/quickstart.yaml").await.unwrap();
+        let flags = [&["--port", "0", "--turn-port", "0"], flags].concat();
+        let up = Up::start_with(manifest, &flags).await.unwrap();
         let camera = small_camera();
         Self { up, browsers: Browsers::launch().await.unwrap(), camera, _one: one }
     }
@@ -221,4 +229,140 @@ async fn where_websockets_are_broken_people_talk_all_the_same() {
         page.until("Grace to be gone", WITHIN, |call| members(call).len() == 1).await.unwrap();
         assert_eq!(page.eval("return window.left").await.unwrap(), json!([["Grace", "left"]]));
     }
+}
+
+const GUARDED: &str = "apiVersion: rtc-operator.dev/v1alpha1\nkind: RtcCluster\nmetadata: {name: calls}\n\
+    spec: {signaling: {auth: {mode: JWT, jwt: {secretRef: {name: jwt, key: secret}}}}}\n";
+
+#[tokio::test]
+async fn two_negotiate_at_once_and_need_no_server_for_it() {
+    let house = House::open().await;
+    let signaling = Network::to(&house.replica(0)).await.unwrap();
+    let ada = house.enters(&signaling.url(), "glare", "Ada", "").await;
+    let grace = house.enters(&house.replica(1), "glare", "Grace", "").await;
+    for page in [&ada, &grace] {
+        sees(page, 1).await;
+        page.until("the data channel", WITHIN, |call| members(call)[0]["channelOpen"] == true).await.unwrap();
+    }
+    let counts =
+        async |page: &Page, what: &str| members(&page.call().await.unwrap())[0]["counts"][what].clone();
+    let before = [counts(&ada, "signalsOverSignaling").await, counts(&grace, "signalsOverSignaling").await];
+    // Ada's server is out of reach, and each of them offers while the other does
+    signaling.set(Weather { cut: true, ..Weather::default() });
+    let name =
+        "const line = () => rtc.call.peer(rtc.call.members[0].id).connection.currentLocalDescription.sdp
+            .match(/a=ice-ufrag:(.*)/)[1];";
+    let ufrag = async |page: &Page| page.eval(&format!("{name} return line()")).await.unwrap();
+    for _ in 0..4 {
+        let old = [ufrag(&ada).await, ufrag(&grace).await];
+        let at = "const at = Date.now() + 300; setTimeout(() => rtc.call.restartIce(), at - Date.now())";
+        let (one, two) = tokio::join!(ada.eval(at), grace.eval(at));
+        one.and(two).unwrap();
+        for (page, old) in [&ada, &grace].into_iter().zip(old) {
+            wait::until("another path, agreed on", WITHIN, async || {
+                let settled = format!("{name} return line() !== {old} && rtc.call.peer(rtc.call.members[0].id).connection.signalingState === 'stable'");
+                ensure!(page.eval(&settled).await? == true, "not yet");
+                Ok(())
+            })
+            .await
+            .unwrap();
+        }
+    }
+    for (page, before) in [&ada, &grace].into_iter().zip(before) {
+        sees(page, 1).await;
+        assert_eq!(counts(page, "signalsOverSignaling").await, before, "a server was asked");
+        assert!(counts(page, "signalsOverChannel").await.as_u64() > Some(4));
+        assert_eq!(counts(page, "recreated").await, 0);
+        assert_eq!(page.call().await.unwrap()["troubles"], json!([]));
+        nobody_left(page).await;
+    }
+}
+
+#[tokio::test]
+async fn tokens_and_credentials_are_renewed_and_nobody_notices() {
+    let folder = tempfile::tempdir().unwrap();
+    let manifest = folder.path().join("manifest.yaml");
+    let brief = "spec: {credentials: {ttl: 10s, rotation: {interval: 1h, overlap: 1m}}, signaling:";
+    std::fs::write(&manifest, GUARDED.replace("spec: {signaling:", brief)).unwrap();
+    let house = House::open_with(&manifest, &["--token-ttl", "6s"]).await;
+    let ada = house.enters(&house.replica(0), "tokens", "Ada", "&relay=1").await;
+    let grace = house.enters(&house.replica(1), "tokens", "Grace", "&relay=1&signaling=stream").await;
+    for page in [&ada, &grace] {
+        sees(page, 1).await;
+        let before = page.call().await.unwrap();
+        let expires = |call: &Value| call["token"]["expires"].as_u64().unwrap();
+        assert_eq!(before["token"]["source"], "server");
+        // beyond the end of the first one, and the five seconds that clocks may differ
+        page.until("a third token", WITHIN, |call| expires(call) > expires(&before) + 11).await.unwrap();
+        let credentials = |call: &Value| call["credentials"]["expires"].as_u64().unwrap();
+        page.until("fresh credentials, twice", WITHIN, |call| credentials(call) > credentials(&before) + 10)
+            .await
+            .unwrap();
+        sees(page, 1).await;
+        let after = page.call().await.unwrap();
+        let peer = &members(&after)[0];
+        assert_eq!((&peer["counts"]["iceRestarts"], &peer["counts"]["recreated"]), (&json!(0), &json!(0)));
+        assert!(after["credentials"]["secondsLeft"].as_i64() > Some(0));
+        assert_eq!(after["id"], before["id"]);
+        assert_eq!((&after["state"], &after["token"]["user"]), (&json!("call"), &before["token"]["user"]));
+        assert_eq!(page.eval("return window.lost").await.unwrap(), 0, "signaling was lost");
+        nobody_left(page).await;
+    }
+    let told = ada.eval("return document.querySelector('#token-facts').innerText").await.unwrap();
+    assert!(told.as_str().unwrap().contains("guest-"), "{told}");
+}
+
+#[tokio::test]
+async fn who_has_no_token_is_asked_for_one_and_a_link_may_bring_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let manifest = folder.path().join("manifest.yaml");
+    std::fs::write(&manifest, GUARDED).unwrap();
+    // of several keys the page is given no tokens
+    let keys = folder.path().join("keys");
+    std::fs::create_dir(&keys).unwrap();
+    let secret = keys.join("one");
+    std::fs::write(&secret, "a secret of this test, long enough to be one").unwrap();
+    let house = House::open_with(&manifest, &["--jwt-keys", keys.to_str().unwrap()]).await;
+    let token = |room: &'static str, ttl: &'static str| {
+        let secret = secret.to_str().unwrap().to_owned();
+        async move {
+            let flags =
+                ["--secret-file", &secret, "--user", "ada", "--room", room, "--ttl", ttl, "--name", "Ada L"];
+            up::token(&flags).await.unwrap()
+        }
+    };
+    let room = format!("{}/r/guarded", house.replica(0));
+    let page = house.browsers.open("Ada", &room).await.unwrap();
+    let state =
+        async |wanted: &str| page.until(wanted, WITHIN, |call| call["state"] == wanted).await.unwrap();
+    state("token").await;
+    // for another room, typed in
+    let typed = token("elsewhere", "1h").await;
+    let fill = format!(
+        "document.querySelector('#token-text').value = '{typed}'; document.querySelector('#token-form button').click()"
+    );
+    page.eval(&fill).await.unwrap();
+    state("over").await;
+    assert_eq!(page.call().await.unwrap()["error"]["code"], "forbidden");
+    page.eval("document.querySelector('#again').click()").await.unwrap();
+    state("token").await;
+    // by a link, which does not keep it; and a reload has it all the same
+    let good = token("guarded", "1h").await;
+    page.goto("about:blank").await.unwrap();
+    page.goto(&format!("{room}#token={good}")).await.unwrap();
+    for _ in 0..2 {
+        page.until("to be in", WITHIN, |call| call["signaling"]["phase"] == "live").await.unwrap();
+        assert_eq!(page.eval("return location.href").await.unwrap(), json!(room));
+        let call = page.call().await.unwrap();
+        assert_eq!((&call["token"]["user"], &call["token"]["source"]), (&json!("ada"), &json!("given")));
+        assert!(!call.to_string().contains(&good));
+        page.goto(&room).await.unwrap();
+    }
+    // one that comes to its end and cannot be renewed ends the call, and says so
+    let brief = token("guarded", "1s").await;
+    page.goto("about:blank").await.unwrap();
+    page.goto(&format!("{room}#token={brief}")).await.unwrap();
+    state("over").await;
+    let code = page.call().await.unwrap()["error"]["code"].clone();
+    assert!(code == "expired" || code == "unauthorized", "{code}");
 }
