@@ -13,6 +13,7 @@ mod drain;
 mod guests;
 mod heavy_log;
 mod ice;
+mod logs;
 mod matchbox;
 mod page;
 mod peerjs;

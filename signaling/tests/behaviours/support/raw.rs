@@ -30,7 +30,12 @@ impl Raw {
     }
 
     pub async fn send(&mut self, frame: Value) {
-        self.0.send(Message::text(frame.to_string())).await.unwrap();
+        self.say(&frame.to_string()).await;
+    }
+
+    /// Sends what need be no JSON.
+    pub async fn say(&mut self, text: &str) {
+        self.0.send(Message::text(text)).await.unwrap();
     }
 
     /// The next frame; the code of the close as an error.
