@@ -1,8 +1,6 @@
-//! matchbox, in the words of its own protocol crate, on two replicas.
-//!
-//! Its socket is not used: it brings a WebRTC stack that costs minutes to build.
+//! matchbox on two replicas: its own socket, and the rest in the words of its own protocol crate.
 
-use crate::support::{raw::Raw, *};
+use crate::support::{clients, raw::Raw, *};
 use matchbox_protocol::{JsonPeerEvent as Event, JsonPeerRequest as Request, PeerId};
 use serde_json::{Value, json};
 use std::{collections::HashSet, time::Duration};
@@ -56,6 +54,19 @@ async fn meet(mut peers: Vec<Peer>, pairs: usize) -> HashSet<(PeerId, PeerId)> {
 }
 
 on_each_store! {
+    async fn unmodified_sockets_meet_across_replicas(backend: Backend) {
+        let program = tokio::task::spawn_blocking(clients::matchbox).await.unwrap();
+        let (a, b) = (backend.replica().await, backend.replica().await);
+        // in a room, and as strangers
+        for path in ["own", "strangers?next=2"] {
+            let urls = [&a, &b].map(|replica| format!("ws://{}/matchbox/{path}", replica.address));
+            let mut both = std::process::Command::new(&program);
+            both.args(urls);
+            clients::play(both).await;
+        }
+        eventually("both have gone", async || a.server.connections() + b.server.connections() == 0).await;
+    }
+
     async fn peers_of_a_room_meet_and_nobody_else_does(backend: Backend) {
         let (a, b) = (backend.replica().await, backend.replica().await);
         let mut one = Peer::connect(&a, "room%2Fwith%20a%20name").await;

@@ -1,6 +1,7 @@
 //! Real servers on loopback, a real Redis, and a client of protocol v1 that says what it sees.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code, missing_docs, unreachable_pub)]
 
+pub mod clients;
 pub mod node;
 pub mod plain;
 pub mod raw;

@@ -34,9 +34,5 @@ pub async fn play(script: &str, packages: &Path, arguments: &[String]) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/behaviours").join(script);
     let mut node = Command::new("node");
     node.arg(&script).args(arguments).env("NODE_PATH", packages.join("node_modules"));
-    let output = tokio::task::spawn_blocking(move || node.output()).await.unwrap();
-    let output = output.expect("node is not installed; on Debian: apt-get install nodejs");
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    let (script, status) = (script.display(), output.status);
-    assert!(status.success(), "{script} {arguments:?}: {status}: {complaint}");
+    super::clients::play(node).await;
 }
