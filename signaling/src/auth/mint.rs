@@ -82,7 +82,7 @@ mod tests {
         let mint = Mint::new("secret", SECRET, Duration::from_secs(60)).unwrap();
         let now = rtc_service::clock::unix_now();
         let nobodys = mint.token("ada", &json!({}), now);
-        assert_eq!(verifier.verify(&nobodys).await.unwrap_err(), TokenError::Issuer);
+        assert!(matches!(verifier.verify(&nobodys).await, Err(TokenError::Claims(_))));
         let mint = mint.of(issuer, audience);
         let good = mint.token("ada", &json!({"rooms": ["a*"], "name": "Ada", "aud": "others"}), now);
         let grant = verifier.verify(&good).await.unwrap();
