@@ -77,21 +77,37 @@ impl Cluster {
         Ok(())
     }
 
-    /// Sees to it that the cluster measures its pods: brings metrics-server where there is none.
+    /// Runs a test's body while metrics-server measures the cluster's pods: the one that is there, or one that is
+    /// brought, and taken away again, since an API that does not answer keeps namespaces from going.
     ///
     /// # Errors
-    /// When it is not ready in time.
-    pub async fn metrics_server(&self) -> Result<()> {
-        let served =
-            self.kubectl(["get", "apiservice", "v1beta1.metrics.k8s.io", "--ignore-not-found"]).await?;
-        if served.is_empty() {
-            let manifest =
-                tokio::fs::read_to_string(repository_root().join("e2e/metrics-server.yaml")).await?;
-            self.apply("kube-system", &manifest).await?;
+    /// What the body returns; or when metrics-server does not answer in time.
+    pub async fn with_metrics_server<T>(&self, body: impl AsyncFnOnce() -> Result<T>) -> Result<T> {
+        const API: &str = "v1beta1.metrics.k8s.io";
+        const FILES: [&str; 2] = ["metrics-server.yaml", "metrics-api.yaml"];
+        if !self.kubectl(["get", "apiservice", API, "--ignore-not-found"]).await?.is_empty() {
+            return body().await;
         }
-        let wait = ["wait", "apiservice/v1beta1.metrics.k8s.io", "--for=condition=Available", "--timeout=2m"];
-        self.kubectl(wait).await.context("metrics-server does not answer")?;
-        Ok(())
+        let files = FILES.map(|file| repository_root().join("e2e").join(file).to_string_lossy().into_owned());
+        let ready = async {
+            self.kubectl(["apply", "-f", &files[0]]).await?;
+            let rollout = ["rollout", "status", "deployment/metrics-server", "--timeout=2m"];
+            self.kubectl(["--namespace", "kube-system"].into_iter().chain(rollout)).await?;
+            self.kubectl(["apply", "-f", &files[1]]).await?;
+            let api = format!("apiservice/{API}");
+            self.kubectl(["wait", &api, "--for=condition=Available", "--timeout=1m"]).await
+        };
+        let outcome = match ready.await {
+            Ok(_) => body().await,
+            Err(error) => Err(error.context("metrics-server does not answer")),
+        };
+        for file in files.iter().rev() {
+            let removed = self.kubectl(["delete", "-f", file, "--ignore-not-found"]).await;
+            if outcome.is_ok() {
+                removed?;
+            }
+        }
+        outcome
     }
 
     fn helm(&self) -> Command {

@@ -25,14 +25,12 @@ const MEMBERS: usize = 24;
 async fn a_busy_room_brings_more_signaling_pods() -> Result<()> {
     let cluster = Cluster::connect().await?;
     cluster.install_operator().await?;
-    cluster.metrics_server().await?;
-    cluster
-        .in_namespace(NAMESPACE, async || {
-            let test = Test { cluster: &cluster };
-            test.stays_small_while_nothing_happens().await.context("at rest")?;
-            test.grows().await.context("under load")
-        })
-        .await
+    let test = Test { cluster: &cluster };
+    let measured = async || {
+        test.stays_small_while_nothing_happens().await.context("at rest")?;
+        test.grows().await.context("under load")
+    };
+    cluster.with_metrics_server(async || cluster.in_namespace(NAMESPACE, measured).await).await
 }
 
 struct Test<'a> {

@@ -120,7 +120,7 @@ pub enum AuthMode {
     /// They do not. For trying out: everyone who reaches the endpoint can join every room and use TURN.
     #[default]
     Anonymous,
-    /// By a JSON Web Token in the `token` query parameter or the `Authorization` header.
+    /// By a JSON Web Token in the `Authorization` header, the `access_token` query parameter, or as the dialect says.
     #[serde(rename = "JWT")]
     Jwt,
 }
