@@ -121,6 +121,18 @@ async fn uclient_relays_tcp_connections() {
     call(&server().await, Transport::Tcp, &["-T"]).await;
 }
 
+/// RFC 6062, section 5.4: peers connect to the relayed address, and the client is told of it. The client counts what its
+/// passive half got alone, so that half is "lost" whatever the server does: it says the same of coturn's own.
+#[tokio::test]
+async fn uclient_is_told_of_tcp_connections_that_its_peers_open() {
+    let server = server().await;
+    let port = address(&server, Transport::Tcp).port().to_string();
+    let flags =
+        ["-P", "-y", "-n", "10", "-m", "2", "-z", "5", "-u", "alice", "-W", SECRET, "-p", &port, "127.0.0.1"];
+    let text = run("turnutils_uclient", &flags).await;
+    assert!(text.contains("(50.000000%), total send dropped 0"), "{text}");
+}
+
 /// RFC 8016: each client goes to another socket once it has its allocation, sends the Refresh twice, and has often
 /// closed the old socket before. Over TLS it may free the session that it closed a second time, and the new one with it.
 #[tokio::test]
