@@ -29,6 +29,10 @@ pub(crate) enum Metric {
     LatencyP50,
     /// 99th percentile of the same.
     LatencyP99,
+    /// 99th percentile of the same, without the packets that were under way while the generator did not run.
+    UndisturbedP99,
+    /// Part of the packets that were, 0 to 1.
+    HeldUp,
     /// Allocate-and-delete cycles per CPU-second of the server.
     CyclesPerCpuSecond,
     /// Allocate-and-delete cycles per second.
@@ -53,6 +57,8 @@ impl Metric {
             Metric::DeliveredPerSecond => ("delivered/s", 1.0, 0),
             Metric::LatencyP50 => ("p50 ms", 1e-3, 3),
             Metric::LatencyP99 => ("p99 ms", 1e-3, 3),
+            Metric::UndisturbedP99 => ("undisturbed p99 ms", 1e-3, 3),
+            Metric::HeldUp => ("held up %", 100.0, 2),
             Metric::CyclesPerCpuSecond => ("cycles/CPU-s", 1.0, 0),
             Metric::CyclesPerSecond => ("cycles/s", 1.0, 0),
             Metric::BytesPerAllocation => ("KiB/allocation", 1.0 / 1024.0, 1),
@@ -118,15 +124,26 @@ fn relay(server: &Running, mut traffic: Traffic, paced: bool, plan: &Plan) -> Re
         (Metric::DeliveredPerSecond, delivered / elapsed.as_secs_f64()),
     ];
     if paced {
-        tally.latencies.sort_unstable();
-        for (metric, part) in [(Metric::LatencyP50, 0.50), (Metric::LatencyP99, 0.99)] {
-            let index = ((tally.latencies.len() - 1) as f64 * part) as usize;
-            figures.push((metric, f64::from(tally.latencies[index]) / 1e3));
-        }
+        let held_up = tally.held_up.len() as f64 / delivered;
+        let undisturbed = quantile(&mut tally.latencies, 0.99);
+        tally.latencies.append(&mut tally.held_up);
+        figures.extend([
+            (Metric::LatencyP50, quantile(&mut tally.latencies, 0.50)),
+            (Metric::LatencyP99, quantile(&mut tally.latencies, 0.99)),
+            (Metric::UndisturbedP99, undisturbed),
+            (Metric::HeldUp, held_up),
+        ]);
     }
     figures.extend(usage(cpu, elapsed));
     figures.push((Metric::Lost, tally.lost as f64 / (delivered + tally.lost as f64)));
     Ok(figures)
+}
+
+/// Of nanoseconds, in microseconds; of none, nothing.
+fn quantile(nanoseconds: &mut [u32], part: f64) -> f64 {
+    nanoseconds.sort_unstable();
+    let index = (nanoseconds.len().saturating_sub(1) as f64 * part) as usize;
+    nanoseconds.get(index).map_or(0.0, |ns| f64::from(*ns) / 1e3)
 }
 
 fn usage(cpu: Cpu, elapsed: Duration) -> [(Metric, f64); 2] {

@@ -46,8 +46,10 @@ pub(crate) struct Tally {
     pub(crate) corrupt: u64,
     /// Sends the system refused.
     pub(crate) refused: u64,
-    /// From send to receipt, nanoseconds; filled when paced.
+    /// From when they were due until receipt, nanoseconds; filled when paced.
     pub(crate) latencies: Vec<u32>,
+    /// The same, of those under way while the generator itself did not run: they say nothing of the server.
+    pub(crate) held_up: Vec<u32>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -79,6 +81,10 @@ pub(crate) struct Traffic {
     start: Instant,
     last_receipt: Duration,
     next_due: Duration,
+    /// When the generator last looked at the clock.
+    last_turn: Duration,
+    /// When it last came back after it had not run for a while.
+    back: Duration,
     sent: u64,
     tally: Tally,
 }
@@ -86,6 +92,10 @@ pub(crate) struct Traffic {
 /// A window this long without any receipt is taken for lost; longer than a server may be kept from
 /// its CPU by others, since sending on would fill its queues.
 const STALL: Duration = Duration::from_millis(200);
+
+/// A turn takes a few system calls; when one took longer than this, another process, or another machine on the same
+/// hardware, had the generator's CPU.
+const HELD_UP: Duration = Duration::from_micros(50);
 
 /// How many of the oldest sends are looked for before sending on.
 const LOOKS: usize = 4;
@@ -121,6 +131,8 @@ impl Traffic {
             start: Instant::now(),
             last_receipt: Duration::ZERO,
             next_due: Duration::ZERO,
+            last_turn: Duration::ZERO,
+            back: Duration::ZERO,
             sent: 0,
             tally: Tally::default(),
         })
@@ -131,8 +143,13 @@ impl Traffic {
         self.tally = Tally::default();
         let end = self.start.elapsed() + time;
         self.next_due = self.start.elapsed();
+        self.last_turn = self.next_due;
         loop {
             let now = self.start.elapsed();
+            if now - self.last_turn > HELD_UP {
+                self.back = now;
+            }
+            self.last_turn = now;
             if now >= end {
                 return std::mem::take(&mut self.tally);
             }
@@ -237,7 +254,7 @@ impl Traffic {
                     datagram.get(end.header..).unwrap_or_default(),
                     index,
                     &self.shape,
-                    now,
+                    (now, self.back),
                     &mut self.directions[index][side],
                     &mut self.under_way[side],
                 );
@@ -252,7 +269,7 @@ impl Tally {
         payload: &[u8],
         index: usize,
         shape: &Shape,
-        now: Duration,
+        (now, back): (Duration, Duration),
         direction: &mut Direction,
         under_way: &mut i64,
     ) {
@@ -276,7 +293,9 @@ impl Tally {
         }
         if let Rate::PerSecond(_) = shape.rate {
             let nanoseconds = (now.as_nanos() as u64).saturating_sub(stamp);
-            self.latencies.push(u32::try_from(nanoseconds).unwrap_or(u32::MAX));
+            let held_up = stamp <= back.as_nanos() as u64;
+            let list = if held_up { &mut self.held_up } else { &mut self.latencies };
+            list.push(u32::try_from(nanoseconds).unwrap_or(u32::MAX));
         }
     }
 }
@@ -304,7 +323,7 @@ mod tests {
         let (mut tally, mut direction, mut under_way) = (Tally::default(), Direction::default(), 8);
         for sequence in sequences {
             let data = payload(3, *sequence);
-            tally.count(&data, 3, &SHAPE, Duration::ZERO, &mut direction, &mut under_way);
+            tally.count(&data, 3, &SHAPE, Default::default(), &mut direction, &mut under_way);
         }
         (tally, under_way)
     }
@@ -324,7 +343,7 @@ mod tests {
     #[test]
     fn packet_of_another_flow_is_corrupt_not_delivered() {
         let (mut tally, mut direction, mut under_way) = (Tally::default(), Direction::default(), 8);
-        tally.count(&payload(4, 0), 3, &SHAPE, Duration::ZERO, &mut direction, &mut under_way);
+        tally.count(&payload(4, 0), 3, &SHAPE, Default::default(), &mut direction, &mut under_way);
         assert_eq!((tally.delivered, tally.corrupt, under_way), (0, 1, 8));
     }
 }
