@@ -82,7 +82,8 @@ pub(crate) fn unauthorized(why: &TokenError) -> Response {
 /// Small buffers, as most connections are idle; and one of the subprotocols that were asked for.
 pub(crate) fn sized(upgrade: WebSocketUpgrade) -> WebSocketUpgrade {
     bearer::answer_protocol(upgrade)
-        .read_buffer_size(1 << 10)
+        // a candidate fits; a longer message is read in parts
+        .read_buffer_size(1 << 9)
         .write_buffer_size(8 << 10)
         .max_message_size(HARD_FRAME_LIMIT)
         .max_frame_size(HARD_FRAME_LIMIT)

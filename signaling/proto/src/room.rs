@@ -24,7 +24,7 @@ struct Member {
     profile: Profile,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Lease {
     Replica(ReplicaId),
     Detached(MemberId),
@@ -39,7 +39,8 @@ pub struct Room {
     max: u32,
     /// Boxed, since a tree has room for eleven where most rooms have two.
     members: BTreeMap<MemberId, Box<Member>>,
-    leases: BTreeMap<Lease, u64>,
+    /// No tree, for the same reason: most rooms have one.
+    leases: HashMap<Lease, u64>,
     log: VecDeque<Entry>,
     /// Entries up to this one are too old to be repeated.
     floor: u64,
@@ -61,7 +62,7 @@ impl Room {
             seq: 0,
             max,
             members: BTreeMap::new(),
-            leases: BTreeMap::new(),
+            leases: HashMap::new(),
             log: VecDeque::new(),
             floor: 0,
             mark: (0, now),

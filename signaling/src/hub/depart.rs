@@ -1,11 +1,9 @@
 //! Leaving a room, losing a connection, and a replica's own end.
 
-use super::hosted::Hosted;
 use super::{Attachment, Hub, upkeep::Chore};
 use crate::{outbox::Out, store::StoreError};
 use rtc_signaling_proto::{RoomName, entry::Reason};
 use std::{
-    collections::HashMap,
     sync::{PoisonError, atomic::Ordering},
     time::Duration,
 };
@@ -58,7 +56,7 @@ impl Hub {
         Some((epoch, local.cursor()))
     }
 
-    pub(super) fn close(&self, rooms: &mut HashMap<RoomName, Hosted>, room: &RoomName) {
+    pub(super) fn close(&self, rooms: &mut super::Rooms, room: &RoomName) {
         if rooms.remove(room).is_some() {
             self.hosted.fetch_sub(1, Ordering::Relaxed);
             self.store.unhost(room);

@@ -148,7 +148,7 @@ impl Hub {
         let mut rooms = self.lock(room);
         let hosted = rooms.entry(room.clone()).or_insert_with(|| {
             self.hosted.fetch_add(1, Ordering::Relaxed);
-            Hosted::new(max)
+            Box::new(Hosted::new(max))
         });
         if hosted.locals.len() < 4 {
             // most rooms stay small

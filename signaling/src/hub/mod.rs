@@ -48,6 +48,9 @@ pub struct Bounds {
     pub rooms: u32,
 }
 
+/// Rooms with sessions here. Boxed, since a map has more places than it uses.
+type Rooms = HashMap<RoomName, Box<Hosted>>;
+
 /// One replica's sessions.
 #[derive(Debug)]
 pub struct Hub {
@@ -56,7 +59,7 @@ pub struct Hub {
     store: Store,
     room_limits: RoomLimits,
     bounds: Bounds,
-    rooms: Vec<Mutex<HashMap<RoomName, Hosted>>>,
+    rooms: Vec<Mutex<Rooms>>,
     hasher: RandomState,
     numbers: AtomicU64,
     sessions: AtomicUsize,
@@ -135,7 +138,7 @@ impl Hub {
     /// Bytes that wait for clients whose connections are in rooms here.
     #[must_use]
     pub fn queue_bytes(&self) -> usize {
-        let of = |rooms: &Mutex<HashMap<RoomName, Hosted>>| {
+        let of = |rooms: &Mutex<Rooms>| {
             let rooms = rooms.lock().unwrap_or_else(PoisonError::into_inner);
             rooms.values().flat_map(|hosted| &hosted.locals).map(|local| local.outbox.bytes()).sum::<usize>()
         };
@@ -159,7 +162,7 @@ impl Hub {
         self.numbers.fetch_add(1, Ordering::Relaxed)
     }
 
-    fn lock(&self, room: &RoomName) -> MutexGuard<'_, HashMap<RoomName, Hosted>> {
+    fn lock(&self, room: &RoomName) -> MutexGuard<'_, Rooms> {
         let shard = usize::try_from(self.hasher.hash_one(room) % SHARDS as u64).unwrap_or(0);
         self.rooms[shard].lock().unwrap_or_else(PoisonError::into_inner)
     }

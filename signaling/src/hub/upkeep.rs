@@ -225,7 +225,7 @@ impl Hub {
         for chore in chores {
             let Chore { room, member, conn, leave } = &chore;
             // it may have come back to this replica meanwhile
-            let back = |rooms: &std::collections::HashMap<_, super::Hosted>| {
+            let back = |rooms: &super::Rooms| {
                 rooms.get(room).is_some_and(|hosted| hosted.locals.iter().any(|l| l.member == *member))
             };
             let is_back = back(&self.lock(room));

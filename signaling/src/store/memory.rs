@@ -25,7 +25,8 @@ const SHARDS: usize = 64;
 /// News that may wait; with more, the oldest is lost.
 const NEWS: usize = 8192;
 
-type Rooms = HashMap<RoomName, Room>;
+/// Boxed, since a map has more places than it uses.
+type Rooms = HashMap<RoomName, Box<Room>>;
 type Hosts = HashMap<RoomName, Vec<(ReplicaId, Weak<dyn Listener>)>>;
 
 /// Replicas are called with `rooms` locked, and come with their own locks held to say what they host: that
@@ -147,7 +148,7 @@ impl MemoryStore {
     fn with_new<T>(&self, name: &RoomName, max: u32, act: impl FnOnce(&mut Room) -> T) -> T {
         let shard = self.shard(name);
         let mut rooms = shard.rooms();
-        let new = || Room::new(self.inner.limits, self.fresh_epoch(), max, self.now());
+        let new = || Box::new(Room::new(self.inner.limits, self.fresh_epoch(), max, self.now()));
         let room = rooms.entry(name.clone()).or_insert_with(new);
         let result = act(room);
         self.deliver(shard, name, room);

@@ -92,6 +92,11 @@ pub(crate) fn serve(
 impl Connection {
     async fn serve(mut self: Box<Self>) {
         self.run().await;
+        // apart, so that what ends it takes no place from the beginning on
+        Box::pin(self.end()).await;
+    }
+
+    async fn end(mut self: Box<Self>) {
         // What was asked for may still work; only then is it known what has to be given back.
         if let Some(under_way) = self.under_way.take()
             && let Place::Entered(at) = under_way.await.place
@@ -101,8 +106,7 @@ impl Connection {
         let Self { native, at, socket, guest, counted, .. } = *self;
         drop((socket, guest, counted));
         if let Some(at) = at {
-            // apart, so that its state is not held from the beginning on
-            Box::pin(native.hub.detach(&at)).await;
+            native.hub.detach(&at).await;
         }
     }
 
