@@ -17,8 +17,16 @@ struct Cli {
     settings: Settings,
 }
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<()> {
+    // threads that share one CPU would only wake each other
+    let mut runtime = match std::thread::available_parallelism() {
+        Ok(cpus) if cpus.get() == 1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    runtime.enable_all().build().context("cannot start")?.block_on(run())
+}
+
+async fn run() -> anyhow::Result<()> {
     let cli = Cli::parse();
     let settings = config::load(cli.config.as_deref(), cli.settings)?;
     log::init(settings.log_format.unwrap_or_default(), "info");
