@@ -19,6 +19,7 @@ mod page;
 mod peerjs;
 mod redis_batches;
 mod redis_faults;
+mod redis_kept_rooms;
 mod redis_modes;
 mod redis_outage;
 mod redis_rotation;

@@ -11,7 +11,7 @@ use rtc_signaling_proto::{
     ops::{Join, Read, Sent, Signal},
 };
 use serde_json::json;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 struct Deaf;
 
@@ -100,6 +100,33 @@ async fn a_write_that_is_refused_or_fails_harms_no_other_of_its_call() {
     let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_fcall:calls=")?.split(',').next());
     let calls: u32 = calls.unwrap().parse().unwrap();
     assert!(calls < 60, "{calls} calls for 120 writes and 6 looks");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_nobody_waits_for_any_more_holds_up_no_other() {
+    let backend = Backend::redis();
+    let redis = backend.redis.as_ref().unwrap();
+    let listener: Arc<dyn Listener> = Arc::new(Deaf);
+    let replica: ReplicaId = "pod-a-1".parse().unwrap();
+    let store = Arc::new(backend.shared.open(replica.clone(), Arc::downgrade(&listener)));
+    store.begin();
+    let room: RoomName = "r".parse().unwrap();
+    for n in 0..2 {
+        join(&store, &room, &replica, &format!("m{n}")).await;
+    }
+    redis.freeze();
+    let send = |n| {
+        let (store, room) = (store.clone(), room.clone());
+        tokio::spawn(async move { store.signal(&room, &signal(n, 1, None)).await })
+    };
+    let first = send(0);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let second = send(1);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    first.abort();
+    assert!(first.await.unwrap_err().is_cancelled());
+    redis.thaw();
+    assert!(matches!(second.await.unwrap(), Ok(Sent::Now(4))), "the first was written too");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

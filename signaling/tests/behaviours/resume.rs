@@ -2,7 +2,7 @@
 
 use crate::support::*;
 use rtc_signaling_proto::ops::RoomLimits;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::time::Duration;
 
 on_each_store! {
@@ -66,14 +66,7 @@ on_each_store! {
         let mut two = b.join("r").await;
         let seq = two.seq;
         for n in 0..600 {
-            two.send(json!({"type": "signal", "id": n, "data": n})).await;
-            let mut answer = two.frame().await;
-            while answer["type"] == "error" {
-                assert_eq!(answer["code"], "rate_limited");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                two.send(json!({"type": "signal", "id": n, "data": n})).await;
-                answer = two.frame().await;
-            }
+            insist(&mut two, json!({"type": "signal", "id": n, "data": n})).await;
         }
         while one.seq < seq + 520 {
             one.frame().await;
@@ -83,7 +76,7 @@ on_each_store! {
         let resync = back.expect("resync").await;
         assert_eq!(resync["session"], one.id());
         assert_eq!(resync["members"], json!([{"id": two.id(), "polite": false}]));
-        two.signal(Some(&one.id()), json!("go on")).await;
+        insist(&mut two, json!({"type": "signal", "id": "on", "to": one.id(), "data": "go on"})).await;
         assert_eq!(back.expect("signal").await["data"], "go on");
     }
 
@@ -99,6 +92,19 @@ on_each_store! {
         one.expect_nothing().await;
         // and the connection can still join
         thief.join("r").await;
+    }
+}
+
+/// Sends until the server takes it.
+async fn insist(client: &mut Client, frame: Value) {
+    loop {
+        client.send(frame.clone()).await;
+        let answer = client.frame().await;
+        if answer["type"] != "error" {
+            return;
+        }
+        assert_eq!(answer["code"], "rate_limited");
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 

@@ -30,8 +30,7 @@ const WRITE: &str = include_str!("lua/write.lua");
 pub(super) struct Library {
     text: String,
     pub(super) function: String,
-    /// Whether writes name each key that they may touch, and not only the first: so Redis Cluster sees that some are on
-    /// their way to another server.
+    /// Whether writes name each key that they may touch: so Redis Cluster sees that some are on their way to another server.
     pub(super) all_keys: bool,
 }
 
@@ -41,17 +40,16 @@ impl Library {
         let RoomLimits { log_entries, log_age, log_bytes, seen, replica_lease, detached_lease } = limits;
         let publish = if cluster { "SPUBLISH" } else { "PUBLISH" };
         let all_keys = cluster;
-        let stride = if all_keys { ROOM_KEYS.len() + PART_KEYS.len() } else { FIRST_KEYS };
         let mut body = format!(
             "local LOG_ENTRIES, LOG_AGE, LOG_BYTES, SEEN = {log_entries}, {}, {log_bytes}, {seen}\n\
-             local REPLICA_LEASE, DETACHED_LEASE = {}, {}\nlocal PUBLISH, STRIDE, LIGHT = '{publish}', {stride}, {LIGHT}\n{ROOM}",
+             local REPLICA_LEASE, DETACHED_LEASE = {}, {}\nlocal PUBLISH, LIGHT = '{publish}', {LIGHT}\n{ROOM}",
             log_age.as_millis(),
             replica_lease.as_millis(),
             detached_lease.as_millis(),
         );
         for (name, act) in ACTS {
             // writing to a String cannot fail
-            let _ = write!(body, "\nfunction act.{name}()\n{act}end\n");
+            let _ = write!(body, "\nfunction act.{name}(rest)\n{act}end\n");
         }
         body.push_str(WRITE);
         let hash = Sha256::digest(&body);
@@ -73,30 +71,37 @@ impl Library {
 
 /// Of each room.
 pub(super) const ROOM_KEYS: [&str; 6] = ["meta", "log", "members", "leases", "seen", "older"];
-/// So many of them every write names.
-pub(super) const FIRST_KEYS: usize = 2;
 /// Of all rooms of a partition.
-pub(super) const PART_KEYS: [&str; 2] = ["due", "news"];
+pub(super) const PART_KEYS: [&str; 3] = ["due", "news", "writer"];
 
-/// What a write answers, read from the front.
+/// What a write answers.
 #[derive(Debug)]
-pub(super) struct Reply(IntoIter<String>);
+pub(super) enum Reply {
+    /// The place of a signal in a log that is of the epoch which its sender gave.
+    Place(u64),
+    /// Read from the front.
+    Words(IntoIter<String>),
+}
 
 impl Reply {
     /// What was appended comes before the answer, if there is a list.
     pub(super) fn new(value: Value) -> Outcome<(Vec<Entry>, Self)> {
         let (listed, words) = match value {
+            Value::Int(seq) => {
+                return Ok((Vec::new(), Self::Place(u64::try_from(seq).map_err(|_| malformed())?)));
+            }
             Value::Array(words) => (true, words.into_iter().map(text).collect::<Outcome<_>>()?),
             word => (false, text(word)?.split(' ').map(str::to_owned).collect::<Vec<_>>()),
         };
-        let mut reply = Self(words.into_iter());
+        let mut reply = Self::Words(words.into_iter());
         let count = if listed { reply.number()? } else { 0 };
         let written = (0..count).map(|_| Entry::from_record(&reply.word()?).ok_or_else(malformed));
         Ok((written.collect::<Outcome<_>>()?, reply))
     }
 
     pub(super) fn refused(&self) -> Option<Refusal> {
-        match self.0.as_slice().first()?.as_str() {
+        let Self::Words(words) = self else { return None };
+        match words.as_slice().first()?.as_str() {
             "unknown" => Some(Refusal::UnknownSession),
             "superseded" => Some(Refusal::Superseded),
             "nobody" => Some(Refusal::NoSuchMember),
@@ -105,7 +110,10 @@ impl Reply {
     }
 
     pub(super) fn word(&mut self) -> Outcome<String> {
-        self.0.next().ok_or_else(malformed)
+        match self {
+            Self::Words(words) => words.next().ok_or_else(malformed),
+            Self::Place(_) => Err(malformed()),
+        }
     }
 
     pub(super) fn number<T: FromStr>(&mut self) -> Outcome<T> {
@@ -127,8 +135,11 @@ impl Reply {
         Ok(View { epoch, seq, members })
     }
 
-    /// Whether the same was sent before, or the place in the log.
-    pub(super) fn sent(&mut self) -> Outcome<Result<(u64, u64), Sent>> {
+    /// Whether the same was sent before, or epoch and place in the log; `epoch` is what its sender gave.
+    pub(super) fn sent(&mut self, epoch: u64) -> Outcome<Result<(u64, u64), Sent>> {
+        if let Self::Place(seq) = self {
+            return Ok(Ok((epoch, *seq)));
+        }
         let first = self.word()?;
         match first.parse() {
             Ok(epoch) => Ok(Ok((epoch, self.number()?))),
@@ -140,7 +151,8 @@ impl Reply {
     pub(super) fn entries(&mut self, epoch: u64, seq: u64) -> Outcome<Read> {
         match self.word()?.as_str() {
             "known" => {
-                let lines = self.0.by_ref().zip(seq + 1..);
+                let Self::Words(words) = self else { return Err(malformed()) };
+                let lines = words.by_ref().zip(seq + 1..);
                 let entries = lines.map(|(line, seq)| Entry::from_line(epoch, seq, &line));
                 entries.collect::<Option<_>>().map(Read::Entries).ok_or_else(malformed)
             }

@@ -10,6 +10,7 @@
 //! | `rtc:{pN}:due` | zset: room -> when its first lease runs out; so the list of all rooms |
 //! | `rtc:{pN}:news` | stream, with webhooks: who came and went, until the backend is told |
 //! | `rtc:{p0}:leader` | the replica that tells it |
+//! | `rtc:{pN}:writer` (on Redis Cluster), `rtc:writer` | which library wrote last, so that none takes rooms for what they were when it did |
 //! | `rtc:{pN}:once:WORD` | a token that is good for one connection, and has been used |
 //! | `rtc:{pN}:alive` | what a probe writes |
 //! | `rtc:{pN}:to:REPLICA` (on Redis Cluster), `rtc:to:REPLICA` | channel: what a replica hosts and others write |
@@ -51,17 +52,13 @@ use rtc_signaling_proto::{
 };
 use slots::{PARTITIONS, key, partition};
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 use target::Target;
-use tokio::{
-    sync::{oneshot, watch},
-    task::AbortHandle,
-    time::Instant,
-};
+use tokio::{sync::watch, task::AbortHandle, time::Instant};
 
 /// How long a write waits that Redis Cluster asks to come again.
 const AGAIN: Duration = Duration::from_millis(20);
@@ -146,7 +143,8 @@ pub struct RedisStore {
     listener: Weak<dyn Listener>,
     fleet: Arc<Fleet>,
     library: Arc<Library>,
-    hosted: Mutex<HashSet<RoomName>>,
+    /// Rooms with sessions here, and the epoch that each had last; 0 when that is not known.
+    hosted: Mutex<HashMap<RoomName, u64>>,
     /// How many news of a partition are kept, once it has begun.
     begun: watch::Sender<Option<usize>>,
     keeper: AbortHandle,
@@ -220,14 +218,11 @@ impl RedisStore {
         loop {
             let map = self.fleet.map();
             let node = map.node(partition).map_err(StoreError::Unavailable)?;
-            let (answer, answered) = oneshot::channel();
             let under_way = UnderWay(self);
-            let lives = map.lives.clone();
-            // an end that is gone is an answer that does not come
-            let _ = node.writes.send(Write { room: room.clone(), partition, words, lives, answer });
+            let write = Write { room: room.clone(), partition, words, lives: map.lives.clone() };
             let error;
-            (error, words) = match answered.await {
-                Ok(Ok(value)) => {
+            (error, words) = match node.writes.write(write).await {
+                Some(Ok(value)) => {
                     let (written, reply) = Reply::new(value)?;
                     std::mem::forget(under_way);
                     written.into_iter().for_each(|entry| self.tell(room, entry));
@@ -236,8 +231,8 @@ impl RedisStore {
                     }
                     return reply.refused().map_or(Ok(reply), |refusal| Err(refusal.into()));
                 }
-                Ok(Err(failed)) => failed,
-                Err(_) => return Err(StoreError::Unavailable("the connection has ended".into())),
+                Some(Err(failed)) => failed,
+                None => return Err(StoreError::Unavailable("the connection has ended".into())),
             };
             let Some(again) = again(&error).filter(|_| begun.elapsed() < ANSWER) else {
                 return Err(self.unavailable(&error));
@@ -256,31 +251,43 @@ impl RedisStore {
     }
 
     fn tell(&self, room: &RoomName, entry: Entry) {
-        if self.hosted().contains(room)
+        if self.hosted().contains_key(room)
             && let Some(listener) = self.listener.upgrade()
         {
             listener.entry(room, &Arc::new(Parcel::from(entry)));
         }
     }
 
-    /// Writes a draft.
-    async fn send(&self, room: &RoomName, words: Words, draft: Draft) -> Outcome<Sent> {
-        match self.run(room, words).await?.sent()? {
-            Ok((epoch, seq)) => {
-                self.tell(room, draft.number(epoch, seq));
-                Ok(Sent::Now(seq))
+    /// Writes a draft, of a sender who takes the room to be in this epoch.
+    async fn send(&self, room: &RoomName, epoch: u64, words: Words, draft: Draft) -> Outcome<Sent> {
+        match self.run(room, words).await?.sent(epoch)? {
+            Ok(place) => {
+                self.learn(room, place.0);
+                self.tell(room, draft.number(place.0, place.1));
+                Ok(Sent::Now(place.1))
             }
             Err(before) => Ok(before),
         }
     }
 
-    fn hosted(&self) -> MutexGuard<'_, HashSet<RoomName>> {
+    /// Functions know the signals of a room by what they begin with, the epoch included.
+    fn learn(&self, room: &RoomName, epoch: u64) {
+        if let Some(known) = self.hosted().get_mut(room) {
+            *known = epoch;
+        }
+    }
+
+    fn epoch(&self, room: &RoomName) -> u64 {
+        self.hosted().get(room).copied().unwrap_or_default()
+    }
+
+    fn hosted(&self) -> MutexGuard<'_, HashMap<RoomName, u64>> {
         self.hosted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether nobody of a room is here any more, as a word.
     fn last(&self, room: &RoomName) -> &'static str {
-        if self.hosted().contains(room) { "0" } else { "1" }
+        if self.hosted().contains_key(room) { "0" } else { "1" }
     }
 
     pub(super) fn begin(&self) {
@@ -289,7 +296,7 @@ impl RedisStore {
 
     /// A join or a resume makes writes publish to this replica; there must be somebody who listens.
     pub(super) fn host(&self, room: &RoomName) -> impl Future<Output = Outcome<()>> + Send + use<> {
-        self.hosted().insert(room.clone());
+        self.hosted().entry(room.clone()).or_default();
         self.listening()
     }
 
@@ -312,7 +319,11 @@ impl RedisStore {
         let mut reply = self.run(room, words).await?;
         match reply.word()?.as_str() {
             "full" => Ok(Joined::Full { max: reply.number()? }),
-            _ => Ok(Joined::Entered(reply.view()?)),
+            _ => {
+                let view = reply.view()?;
+                self.learn(room, view.epoch);
+                Ok(Joined::Entered(view))
+            }
         }
     }
 
@@ -329,13 +340,14 @@ impl RedisStore {
         let Signal { from, conn, to, id, data } = signal;
         let draft = Draft::signal(from, to.as_ref(), id.clone(), data.clone());
         let to = to.as_ref().map_or("-", MemberId::as_str);
+        let epoch = self.epoch(room);
         let words = if may_come_again(id) {
-            let words = Words::new("request").with(from.as_str()).show(format_args!("{conn} ")).with(to);
+            let words = Words::default().show(format_args!("request {conn} {from} {to} {epoch}"));
             words.with(&draft.line()).show(format_args!("{from} {id}"))
         } else {
-            Words::default().show(format_args!("{conn} ")).with(from.as_str()).with(to).with(&draft.line())
+            Words::default().show(format_args!("{conn} {from} {to} {epoch}")).with(&draft.line())
         };
-        self.send(room, words, draft).await
+        self.send(room, epoch, words, draft).await
     }
 
     pub(super) async fn post(&self, room: &RoomName, post: &Post) -> Outcome<Sent> {
@@ -343,7 +355,7 @@ impl RedisStore {
         let draft = Draft::signal(from, to.as_ref(), id.clone(), data.clone());
         let words = Words::new("post").with(to.as_ref().map_or("-", MemberId::as_str)).with(&draft.line());
         let words = if may_come_again(id) { words.show(format_args!("{from} {id}")) } else { words.with("") };
-        self.send(room, words, draft).await
+        self.send(room, 0, words, draft).await
     }
 
     pub(super) async fn leave(
@@ -372,6 +384,7 @@ impl RedisStore {
         reply.word()?;
         let (conn, since) = (reply.number()?, reply.number()?);
         let view = reply.view()?;
+        self.learn(room, view.epoch);
         let missed = match reply.entries(*epoch, *seq)? {
             Read::Entries(entries) => Some(entries),
             Read::Lost => None,

@@ -2,7 +2,7 @@
 
 use super::{
     inbox::Inbox,
-    queue::{self, Caller, Queue},
+    queue::{Caller, Queue},
     slots::key,
     target::{Address, Mode, Target},
 };
@@ -101,7 +101,7 @@ impl Node {
             pipe.cmd(subscribe).arg(channel).ignore();
         }
         pipe.exec_async(&mut subscription).await.map_err(|e| trouble(&place.address, &e))?;
-        let writes = queue::start(commands.clone(), life.clone(), caller.clone());
+        let writes = Queue::new(commands.clone(), life.clone(), caller.clone());
         Ok(Arc::new(Self { place, commands, writes, life, subscription, inbox }))
     }
 

@@ -1,16 +1,20 @@
 //! Writes on their way to one server.
 //!
 //! What is asked while an answer is awaited goes together, in one call: so a server that has much to do has fewer
-//! calls, and one that has little is asked at once. Nothing waits for company.
+//! calls, and one that has little is asked at once, by whoever wants to write. Nothing waits for company.
 
 use super::{
-    library::{FIRST_KEYS, Library, PART_KEYS, ROOM_KEYS},
+    library::{Library, PART_KEYS, ROOM_KEYS},
     slots::key,
 };
 use redis::{Cmd, ErrorKind, RedisError, Value, aio::MultiplexedConnection};
 use rtc_signaling_proto::{ReplicaId, RoomName};
-use std::{fmt, fmt::Write as _, sync::Arc};
-use tokio::sync::{mpsc, oneshot};
+use std::{
+    fmt,
+    fmt::Write as _,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+use tokio::{runtime::Handle, sync::oneshot};
 
 /// Writes of one call; a server does nothing else meanwhile.
 const TOGETHER: usize = 128;
@@ -54,16 +58,15 @@ impl Words {
     }
 }
 
-/// One of them.
+/// What is asked of a room.
 #[derive(Debug)]
 pub(super) struct Write {
     pub(super) room: RoomName,
     pub(super) partition: usize,
-    /// The act and what it takes.
+    /// The act, or whose signal it is and for whom; and what it takes.
     pub(super) words: Words,
     /// Of all servers that work.
     pub(super) lives: Arc<str>,
-    pub(super) answer: oneshot::Sender<Result<Value, Failed>>,
 }
 
 /// Why a write was not answered; with what it was, to ask again.
@@ -78,118 +81,194 @@ pub(super) struct Caller {
     pub(super) news: usize,
 }
 
-pub(super) type Queue = mpsc::UnboundedSender<Write>;
+/// Those who want to write.
+#[derive(Clone)]
+pub(super) struct Queue(Arc<Inner>);
 
-/// Passes writes on until the queue is dropped.
-pub(super) fn start(connection: MultiplexedConnection, life: String, caller: Caller) -> Queue {
-    let (queue, mut waiting) = mpsc::unbounded_channel();
-    tokio::spawn(async move {
-        let mut writes: Vec<Write> = Vec::new();
-        while waiting.recv_many(&mut writes, TOGETHER).await > 0 {
-            let mut unanswered = None;
-            if caller.library.all_keys {
-                // Redis Cluster takes one slot at a time
-                writes.sort_by_key(|write| write.partition);
-                let mut calls = Vec::new();
-                while let Some(first) = writes.first() {
-                    let of_one = writes.partition_point(|write| write.partition == first.partition);
-                    let call = take(&mut writes, of_one);
-                    calls.push(send(&connection, &life, &caller, call));
-                }
-                let answered = futures::future::join_all(calls).await;
-                unanswered = answered.into_iter().find_map(Result::err);
+struct Inner {
+    connection: MultiplexedConnection,
+    life: String,
+    caller: Caller,
+    runtime: Handle,
+    line: Mutex<Line>,
+}
+
+#[derive(Default)]
+struct Line {
+    /// A call is under way; who sent it sees to those who wait.
+    busy: bool,
+    waiting: Vec<Waiting>,
+}
+
+struct Waiting {
+    write: Write,
+    answer: oneshot::Sender<Result<Value, Failed>>,
+}
+
+/// Who has it sends. Given up, it passes on to those who wait.
+struct Turn<'a>(&'a Arc<Inner>);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut line = self.0.line();
+        line.busy = !line.waiting.is_empty();
+        if line.busy {
+            // where this is dropped there may be no runtime around
+            self.0.runtime.spawn(self.0.clone().work_off());
+        }
+    }
+}
+
+impl Queue {
+    /// Must be called in a runtime.
+    pub(super) fn new(connection: MultiplexedConnection, life: String, caller: Caller) -> Self {
+        Self(Arc::new(Inner { connection, life, caller, runtime: Handle::current(), line: Mutex::default() }))
+    }
+
+    /// Writes: at once when no call is under way, and otherwise with all others that wait for its end. `None` when the
+    /// answer does not come.
+    pub(super) async fn write(&self, write: Write) -> Option<Result<Value, Failed>> {
+        let in_line = {
+            let mut line = self.0.line();
+            if std::mem::replace(&mut line.busy, true) {
+                let (answer, answered) = oneshot::channel();
+                line.waiting.push(Waiting { write, answer });
+                Err(answered)
+            } else {
+                Ok(write)
             }
-            while !writes.is_empty() && unanswered.is_none() {
-                let call = take(&mut writes, TOGETHER);
-                unanswered = send(&connection, &life, &caller, call).await.err();
-            }
-            if let Some(error) = unanswered {
-                // who waited behind these has waited as long, and would once more
-                while let Ok(write) = waiting.try_recv() {
-                    writes.push(write);
-                }
-                fail(std::mem::take(&mut writes), &error);
+        };
+        let write = match in_line {
+            Ok(write) => write,
+            Err(answered) => return answered.await.ok(),
+        };
+        let _turn = Turn(&self.0);
+        match self.0.ask(std::slice::from_ref(&write)).await {
+            Ok(answers) => answers.into_iter().next().map(Ok),
+            Err(error) => {
+                self.0.give_up_on(&error);
+                Some(Err((error, write.words)))
             }
         }
-    });
-    queue
+    }
 }
 
-/// The first writes, as many as fit into one call.
-fn take(writes: &mut Vec<Write>, most: usize) -> Vec<Write> {
-    let rest = writes.split_off(fitting(writes).min(most));
-    std::mem::replace(writes, rest)
-}
+impl Inner {
+    fn line(&self) -> MutexGuard<'_, Line> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 
-fn fail(writes: Vec<Write>, error: &RedisError) {
-    for Write { words, answer, .. } in writes {
+    /// Until nobody waits.
+    async fn work_off(self: Arc<Self>) {
+        let _turn = Turn(&self);
+        loop {
+            let mut waiting = {
+                let mut line = self.line();
+                let most = line.waiting.len().min(TOGETHER);
+                line.waiting.drain(..most).collect::<Vec<_>>()
+            };
+            if waiting.is_empty() {
+                return;
+            }
+            if self.caller.library.all_keys {
+                // Redis Cluster takes one slot at a time
+                waiting.sort_by_key(|waiting| waiting.write.partition);
+            }
+            let mut calls = Vec::new();
+            while let Some(first) = waiting.first() {
+                let of_one_call = match self.caller.library.all_keys {
+                    true => waiting.partition_point(|w| w.write.partition == first.write.partition),
+                    false => waiting.len(),
+                };
+                let rest = waiting.split_off(fitting(&waiting).min(of_one_call));
+                calls.push(self.answer(std::mem::replace(&mut waiting, rest)));
+            }
+            futures::future::join_all(calls).await;
+        }
+    }
+
+    async fn answer(&self, waiting: Vec<Waiting>) {
+        let (writes, answers): (Vec<_>, Vec<_>) = waiting.into_iter().map(|w| (w.write, w.answer)).unzip();
         // who asked may be gone
-        let _ = answer.send(Err((error.clone(), words)));
+        match self.ask(&writes).await {
+            Ok(values) => {
+                answers.into_iter().zip(values).for_each(|(answer, value)| drop(answer.send(Ok(value))))
+            }
+            Err(error) => {
+                self.give_up_on(&error);
+                let failed = writes.into_iter().map(|write| Err((error.clone(), write.words)));
+                answers.into_iter().zip(failed).for_each(|(answer, failed)| drop(answer.send(failed)));
+            }
+        }
+    }
+
+    /// Who waited behind a call that was not answered has waited as long, and would once more.
+    fn give_up_on(&self, error: &RedisError) {
+        if !error.is_io_error() && !error.is_timeout() {
+            return;
+        }
+        for Waiting { write, answer } in std::mem::take(&mut self.line().waiting) {
+            let _ = answer.send(Err((error.clone(), write.words)));
+        }
+    }
+
+    /// As many answers as writes.
+    async fn ask(&self, writes: &[Write]) -> Result<Vec<Value>, RedisError> {
+        let call = call(&self.life, &self.caller, writes);
+        match self.connection.clone().send_packed_command(&call).await? {
+            Value::Array(answers) if answers.len() == writes.len() => Ok(answers),
+            Value::ServerError(error) => Err(error.into()),
+            _ => Err((ErrorKind::UnexpectedReturnType, "not as many answers as writes").into()),
+        }
     }
 }
 
 /// How many of the first fit into one call.
-fn fitting(writes: &[Write]) -> usize {
+fn fitting(waiting: &[Waiting]) -> usize {
     let mut bytes = 0;
-    let over = writes.iter().position(|write| {
-        bytes += write.words.text.len();
+    let over = waiting.iter().position(|waiting| {
+        bytes += waiting.write.words.text.len();
         bytes > BYTES
     });
-    over.map_or(writes.len(), |over| over.max(1))
+    over.map_or(waiting.len(), |over| over.max(1))
 }
 
-/// Answers each write; an error when the server did not say anything.
-async fn send(
-    connection: &MultiplexedConnection,
-    life: &str,
-    caller: &Caller,
-    writes: Vec<Write>,
-) -> Result<(), RedisError> {
-    let call = call(life, caller, &writes);
-    let mut connection = connection.clone();
-    let answered = connection.send_packed_command(&call).await;
-    let error = match answered {
-        Ok(Value::Array(answers)) if answers.len() == writes.len() => {
-            for (write, answer) in writes.into_iter().zip(answers) {
-                let _ = write.answer.send(Ok(answer));
-            }
-            return Ok(());
-        }
-        Ok(Value::ServerError(error)) => error.into(),
-        Ok(_) => (ErrorKind::UnexpectedReturnType, "not as many answers as writes").into(),
-        Err(error) => error,
-    };
-    fail(writes, &error);
-    if error.is_io_error() || error.is_timeout() { Err(error) } else { Ok(()) }
-}
-
+/// One call: the keys, where they are wanted; a word that all writes have in common; and the words of each, the first of
+/// which begins with the first key of its room.
 fn call(life: &str, caller: &Caller, writes: &[Write]) -> Cmd {
     let Caller { replica, library, news } = caller;
     let mut call = redis::cmd("FCALL");
-    let each = if library.all_keys { ROOM_KEYS.len() + PART_KEYS.len() } else { FIRST_KEYS };
-    call.arg(&library.function).arg(writes.len() * each);
-    let mut name = String::new();
-    for Write { room, partition, .. } in writes {
-        let keys = if library.all_keys { &ROOM_KEYS[..] } else { &ROOM_KEYS[..FIRST_KEYS] };
-        for part in keys {
-            name.clear();
-            let _ = write!(name, "rtc:{{p{partition}}}:{part}:{room}");
-            call.arg(&name);
-        }
-        if library.all_keys {
+    call.arg(&library.function);
+    let mut word = String::new();
+    if library.all_keys {
+        call.arg(writes.len() * (ROOM_KEYS.len() + PART_KEYS.len()));
+        for Write { room, partition, .. } in writes {
+            for part in ROOM_KEYS {
+                word.clear();
+                let _ = write!(word, "rtc:{{p{partition}}}:{part}:{room}");
+                call.arg(&word);
+            }
             for part in PART_KEYS {
                 call.arg(key(*partition, part));
             }
         }
+    } else {
+        call.arg(0);
     }
     let channel = match writes.first() {
         Some(first) if library.all_keys => key(first.partition, "to:"),
         _ => "rtc:to:".to_owned(),
     };
     let lives = writes.last().map_or("", |write| &write.lives);
-    call.arg(replica.as_str()).arg(life).arg(lives).arg(channel).arg(*news);
-    for write in writes {
-        for word in write.words.iter() {
+    word.clear();
+    let _ = write!(word, "{replica}\n{life}\n{lives}\n{channel}\n{news}");
+    call.arg(&word);
+    for Write { room, partition, words, .. } in writes {
+        let mut words = words.iter();
+        word.clear();
+        let _ = write!(word, "rtc:{{p{partition}}}:meta:{room}\n{}", words.next().unwrap_or_default());
+        call.arg(&word);
+        for word in words {
             call.arg(word);
         }
     }
@@ -201,19 +280,19 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn write(bytes: usize) -> Write {
-        Write {
+    fn waiting(bytes: usize) -> Waiting {
+        let write = Write {
             room: "r".parse().unwrap(),
             partition: 0,
             words: Words::new(&"x".repeat(bytes)),
             lives: "".into(),
-            answer: oneshot::channel().0,
-        }
+        };
+        Waiting { write, answer: oneshot::channel().0 }
     }
 
     #[test]
     fn a_call_has_as_many_writes_as_fit_and_one_at_least() {
-        let sizes = |sizes: &[usize]| fitting(&sizes.iter().map(|size| write(*size)).collect::<Vec<_>>());
+        let sizes = |sizes: &[usize]| fitting(&sizes.iter().map(|size| waiting(*size)).collect::<Vec<_>>());
         assert_eq!(sizes(&[10, 10, 10]), 3);
         assert_eq!(sizes(&[BYTES - 20, 10, 10, 1]), 3);
         assert_eq!(sizes(&[BYTES + 1, 10]), 1);

@@ -7,6 +7,7 @@ open_all()
 if not epoch or count == 0 then
   begin(math.max(epoch and seq or 0, known_seq), most)
 elseif epoch == known_epoch and seq < known_seq then
+  call('DEL', log)
   restart(known_seq)
 end
 -- A new life must come after every earlier one, also when the clock of a new Redis is behind.

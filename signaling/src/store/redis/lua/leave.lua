@@ -3,6 +3,6 @@ local word = open_all(member)
 local no = refused(word, conn)
 if no then return no end
 local _, holder = taken_apart(word)
-remove(member, holder, reason)
+remove(member, holder, reason, count == 1)
 if not tidy() then unhost(last) end
 return {'left', int(seq)}

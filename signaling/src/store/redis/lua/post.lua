@@ -3,4 +3,10 @@ local somebody = open_all(to)
 if to == '-' and epoch then
   each(function(_, _, holder) somebody = somebody or holder ~= '-' end)
 end
-return pass(entry, request, epoch and somebody)
+-- one without a request does not come again
+local at = epoch and request ~= '' and before(request)
+if at then return at end
+if not epoch or not somebody then return 'nobody' end
+append(entry)
+if request ~= '' then remember(request) end
+return position()

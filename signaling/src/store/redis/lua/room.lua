@@ -2,9 +2,9 @@
 -- to a call, and to the room that a write of it is about, is in these variables.
 
 -- Of Redis and Lua, which a library sees only while a function of it runs.
-local call, floor, format, find, match, sub, pack, unpack_record
+local call, try, floor, format, find, match, sub, pack, unpack_record
 local function bind()
-  call, floor, format, find, match, sub = redis.call, math.floor, string.format, string.find, string.match, string.sub
+  call, try, floor, format, find, match, sub = redis.call, redis.pcall, math.floor, string.format, string.find, string.match, string.sub
   pack, unpack_record = struct.pack, struct.unpack
 end
 
@@ -12,7 +12,8 @@ end
 -- restart. LIVES: of all servers that have rooms now. CHANNEL: what the channels of replicas begin with.
 -- NEWS: how many of a partition are kept.
 local ME, LIFE, LIVES, CHANNEL, NEWS
--- The arguments, which one was taken last, and what is sent to which replica when all is done.
+-- The arguments, which one was taken last, and what is sent to which replica when all is done: of each entry the separator
+-- (no JSON has it, as in RFC 7464, nor a name), the room's first key and its epoch; seq; and the entry itself.
 local args, arg, boxes
 local now, fresh
 
@@ -21,15 +22,15 @@ local meta, log, room, part, members, leases, seen, older, due, news
 -- The room's record, and the replicas with a lease: what `leases` has under `r:`, as one word.
 local epoch, life, base, hosts
 -- The rest of it. `old` and `heavy` mark what is forgotten next, by age (looked at in `aged`) and by weight.
--- `count`: of members. `requests`: of `seen`; `rotated`: whether there is an `older`.
-local seq, aged, old, heavy, below, count, requests, max, rotated
-local RECORD, REST = '>c16c20I6', '>I6I6I6I6I4I4I4B'
+-- `count`: of members.
+local seq, aged, old, heavy, below, count, max
+local RECORD, REST = '>c16c20I6', '>I6I6I6I6I4I4'
 -- Whether they have to be written, and other fields of `meta` that have to.
 local changed, rest_changed, fields
--- What was appended, for those on the replica that calls; and epoch and seq of the last entry.
-local written, place_of
--- Of a signal.
-local conn
+-- What was appended, for those on the replica that calls; and what other replicas are sent before each entry.
+local written, prefix
+-- What the write began with.
+local head
 
 local act = {}
 
@@ -38,15 +39,23 @@ local function next_arg()
   return args[arg]
 end
 
+-- Most numbers are small, and printing one costs more than all else that is done with it.
+local printed, PRINTED = {}, 256
 local function int(n)
-  return format('%.0f', n)
+  local text = printed[n]
+  if not text then
+    text = format('%.0f', n)
+    if n < PRINTED then printed[n] = text end
+  end
+  return text
 end
 
 -- A room's first key is that of its record. The others are made of it: they have its hash tag, so they are where it is.
-local function all_keys()
+local function all_keys(first)
+  meta = first
   local at = find(meta, ':meta:', 1, true)
   part, room = sub(meta, 1, at), sub(meta, at + 6)
-  members, leases = part .. 'members:' .. room, part .. 'leases:' .. room
+  log, members, leases = part .. 'log:' .. room, part .. 'members:' .. room, part .. 'leases:' .. room
   seen, older = part .. 'seen:' .. room, part .. 'older:' .. room
   due, news = part .. 'due', part .. 'news'
 end
@@ -67,7 +76,7 @@ end
 
 local function save()
   if changed then put('r', pack(RECORD, epoch, life, base)) end
-  if rest_changed then put('c', pack(REST, aged, old, heavy, below, count, requests, max, rotated)) end
+  if rest_changed then put('c', pack(REST, aged, old, heavy, below, count, max)) end
   if fields then call('HSET', meta, unpack(fields)) end
   changed, rest_changed, fields = false, false, nil
 end
@@ -119,7 +128,7 @@ end
 
 -- Calls with each member, its connection and its holder.
 local function each(visit)
-  save()
+  if fields then save() end
   local all = call('HGETALL', meta)
   for i = 1, #all, 2 do
     if #all[i] > 1 then visit(all[i], taken_apart(all[i + 1])) end
@@ -154,7 +163,8 @@ end
 local function hold(holder)
   clock()
   call('ZADD', leases, int(now + REPLICA_LEASE), 'r:' .. holder)
-  look_at(now + REPLICA_LEASE)
+  -- the leases of other replicas do not last longer
+  if hosts == '' then look_at(now + REPLICA_LEASE) end
   if not is_host(holder) then set_hosts(hosts == '' and holder or hosts .. ' ' .. holder) end
 end
 
@@ -179,12 +189,33 @@ local function forget(mark)
 end
 
 local function read_rest(word)
-  aged, old, heavy, below, count, requests, max, rotated = unpack_record(REST, word)
+  aged, old, heavy, below, count, max = unpack_record(REST, word)
 end
 
--- Gives the next number, writes the log, tells the other replicas that host the room.
-local function append(entry)
+-- For all of these but the replica that calls, which has the answer.
+local function pack_for(names, before_it, number, entry)
+  for i = 1, #names do
+    local host = names[i]
+    if host ~= ME then
+      local box = boxes[host]
+      if not box then
+        box = {n = 0}
+        boxes[host] = box
+      end
+      local n = box.n
+      box[n + 1], box[n + 2], box[n + 3], box.n = before_it, number, entry, n + 3
+    end
+  end
+end
+
+-- Gives the next number, writes the log, tells the other replicas that host the room. False, and nothing is done, when
+-- the log does not get the length that it should, if one is given.
+local function append(entry, should)
   local length = call('RPUSH', log, entry)
+  if should and length ~= should then
+    call('RPOP', log)
+    return false
+  end
   seq = base + length
   if #entry >= LIGHT then
     local bytes = call('HINCRBY', meta, 'b', #entry)
@@ -196,20 +227,15 @@ local function append(entry)
     end
   end
   if length >= LOG_ENTRIES * 2 then trim(seq - LOG_ENTRIES) end
-  place_of = epoch .. ' ' .. seq
   if hosts ~= ME then
-    -- no JSON has the separator (as in RFC 7464), nor a name
-    local parcel = meta .. '\n' .. place_of .. ' ' .. entry .. '\30'
-    local names = split(hosts)
-    for i = 1, #names do
-      local host = names[i]
-      -- the one that calls has the answer
-      if host ~= ME then
-        local box = boxes[host]
-        if box then box[#box + 1] = parcel else boxes[host] = {parcel} end
-      end
-    end
+    prefix = prefix or '\30' .. meta .. '\n' .. epoch .. ' '
+    pack_for(split(hosts), prefix, int(seq), entry)
   end
+  return true
+end
+
+local function position()
+  return epoch .. ' ' .. int(seq)
 end
 
 -- The same, of what is told to those on the replica that calls too: who sends knows what. Who came or went is for
@@ -218,12 +244,12 @@ end
 local function announce(entry, brief)
   append(entry)
   written = written or {}
-  written[#written + 1] = place_of .. ' ' .. entry
+  written[#written + 1] = position() .. ' ' .. entry
   if brief and NEWS > 0 and not find(room, '\31', 1, true) then
     clock()
     local last = call('XREVRANGE', news, '+', '-', 'COUNT', 1)[1]
     call('XADD', news, 'MAXLEN', NEWS, '*', 'n', int(last and last[2][2] + 1 or 1), 'at', int(now), 'room', room,
-      'members', int(count), 'e', place_of .. ' ' .. match(entry, '^[^\n]*\n') .. brief)
+      'members', int(count), 'e', position() .. ' ' .. match(entry, '^[^\n]*\n') .. brief)
   end
 end
 
@@ -233,10 +259,13 @@ local function come(member, profile, brief)
   announce('j ' .. member .. ' - -\n' .. profile, brief)
 end
 
-local function remove(member, holder, reason)
-  if holder == '-' then call('ZREM', leases, 'd:' .. member) end
-  call('HDEL', members, member)
-  call('HDEL', meta, member)
+-- `last`: who is removed takes the room along (`tidy`).
+local function remove(member, holder, reason, last)
+  if not last then
+    if holder == '-' then call('ZREM', leases, 'd:' .. member) end
+    call('HDEL', members, member)
+    call('HDEL', meta, member)
+  end
   count, rest_changed = count - 1, true
   announce('l ' .. member .. ' - ' .. reason .. '\n', '')
 end
@@ -306,22 +335,21 @@ local function restart(from)
   epoch = fresh
   -- after every earlier one, also when the clock of a new server is behind
   if last and tonumber(epoch) <= tonumber(last) then epoch = int(tonumber(last) + 1) end
-  call('DEL', log)
   put('b', '0')
   life, seq, base, below, old, heavy, aged = LIFE, from, from, from, from, from, now
+  prefix = nil
   changed, rest_changed = true, true
 end
 
 local function begin(from, most)
-  call('DEL', meta, members, leases, seen, older)
-  hosts, count, requests, rotated, max = '', 0, 0, 0, most
+  call('DEL', meta, members, leases, log, seen, older)
+  hosts, count, max = '', 0, most
   restart(from)
 end
 
 -- A server that took over from another may lack the end of its log: what clients were told last. So the log
 -- begins anew, and replicas say who is there; who is not claimed was gone.
 local function take_over()
-  all_keys()
   read_rest(call('HGET', meta, 'c'))
   call('DEL', leases)
   set_hosts('')
@@ -329,7 +357,9 @@ local function take_over()
     place(member, conn, '-')
     await(member)
   end)
-  restart(base + call('LLEN', log))
+  local last = base + call('LLEN', log)
+  call('DEL', log)
+  restart(last)
   index()
   save()
 end
@@ -341,6 +371,7 @@ local function is_there(record, replicas)
     return false
   end
   epoch, life, base = unpack_record(RECORD, record)
+  prefix = nil
   hosts, heavy = replicas or '', nil
   return true
 end
@@ -384,25 +415,115 @@ local function refused(word, connection)
   if connection ~= '0 ' and find(word, connection, 1, true) ~= 1 then return 'superseded' end
 end
 
--- Appends a request, unless it was appended before, or nobody is there to get it. One without a word does not come again.
-local function pass(entry, request, somebody)
-  if request == '' then
-    if not somebody then return 'nobody' end
-    append(entry)
-    return place_of
-  end
-  local before = call('HGET', seen, request)
-  if not before and epoch and rotated == 1 then before = call('HGET', older, request) end
-  if before then return 'before ' .. before end
-  if not somebody then return 'nobody' end
-  append(entry)
-  if requests >= SEEN then
+-- Whether and where a request was appended before.
+local function before(request)
+  local at = call('HGET', seen, request) or call('HGET', older, request)
+  return at and 'before ' .. at
+end
+
+-- Two generations of requests are known. How many there are in this one.
+local function remember(request)
+  local known = call('HLEN', seen)
+  if known >= SEEN then
     call('RENAME', seen, older)
-    requests, rotated = 0, 1
+    known = 0
   end
   call('HSET', seen, request, int(seq))
-  requests, rest_changed = requests + 1, true
-  return place_of
+  return known + 1
+end
+
+-- Rooms as a signal left them. While nobody does anything else in a room, the next signal with the same head (from
+-- the same connection, to the same members) reads nothing: whether it may be sent has been found out, and all that it
+-- needs is here. Every other act forgets the room. Who else writes rooms (a library of another version, another server that
+-- this one copied or gave a slot to) is found by the key WRITER, in which each leaves its own TOKEN; and a log that
+-- was lost, by its length.
+local WRITER, token
+-- By the room's first key; by what a signal begins with; by what a request begins with. How many of the latter two: few,
+-- since Lua looks at all that it has whenever it collects what it no longer needs.
+local states, signals, requests, heads = {}, {}, {}, 0
+local HEADS = 1024
+
+local function forget_all()
+  states, signals, requests, heads = {}, {}, {}, 0
+end
+
+local function forget_room()
+  local state = states[meta]
+  if not state then return end
+  states[meta] = nil
+  for _, known in ipairs(state) do signals[known], requests[known] = nil, nil end
+  heads = heads - #state
+end
+
+-- `known`: requests in this generation; nil when that was not looked at.
+local function keep(by_head, known)
+  if by_head and heads >= HEADS then forget_all() end
+  local state = states[meta]
+  if not state then
+    if not by_head then return end
+    state = {meta = meta, log = log, seen = seen, older = older}
+    states[meta] = state
+  end
+  state.epoch, state.base, state.length, state.hosts, state.prefix = epoch, base, seq - base, hosts, prefix
+  state.names = prefix and split(hosts)
+  if known then
+    state.known, state.rotated = known, call('EXISTS', older) == 1
+  end
+  if by_head then
+    by_head[head], heads = state, heads + 1
+    state[#state + 1] = head
+  end
+end
+
+local function take_up(state)
+  meta, log, seen, older = state.meta, state.log, state.seen, state.older
+  epoch, life, base, hosts, heavy, prefix = state.epoch, LIFE, state.base, state.hosts, nil, state.prefix
+end
+
+local function appended_again(state, entry)
+  if not append(entry, state.length + 1) then
+    forget_room()
+    return false
+  end
+  state.base, state.length = base, seq - base
+  return true
+end
+
+-- A signal with a head that is known: its number, or nil when more has to be looked at. This is what is done most often.
+local function signal_again(state, entry)
+  local length = state.length + 1
+  if length >= LOG_ENTRIES * 2 or #entry >= LIGHT then return end
+  local grown = try('RPUSH', state.log, entry)
+  if grown ~= length then
+    if type(grown) == 'number' then call('RPOP', state.log) end
+    return
+  end
+  state.length = length
+  local number = state.base + length
+  if state.names then pack_for(state.names, state.prefix, int(number), entry) end
+  return number
+end
+
+local function heavy_signal_again(state, entry)
+  take_up(state)
+  if appended_again(state, entry) then return seq end
+end
+
+-- A request with a head that is known; nil when it has to be looked at in full.
+local function request_again(state, entry, request)
+  take_up(state)
+  if state.known >= SEEN then return end
+  if state.rotated then
+    local at = call('HGET', older, request)
+    if at then return 'before ' .. at end
+  end
+  -- the number that it will get
+  if call('HSETNX', seen, request, int(base + state.length + 1)) == 0 then return before(request) end
+  if appended_again(state, entry) then
+    state.known = state.known + 1
+    return seq
+  end
+  call('HDEL', seen, request)
 end
 
 -- The replica that calls has nobody here any more, as far as it knows.

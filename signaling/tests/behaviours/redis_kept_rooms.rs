@@ -1,0 +1,86 @@
+//! What the functions in Redis keep of a room from one signal to the next is never taken for what the room has become.
+
+use crate::support::*;
+use rtc_signaling::store::{Shared, redis::RedisRooms};
+use rtc_signaling_proto::ops::RoomLimits;
+use serde_json::json;
+
+/// Signals back and forth, until the functions know both senders.
+async fn talk(one: &mut Client, two: &mut Client) {
+    for n in 0..4 {
+        one.signal(None, json!(n)).await;
+        assert_eq!(two.until("signal").await["data"], n);
+        two.signal(None, json!(n)).await;
+        assert_eq!(one.until("signal").await["data"], n);
+    }
+}
+
+async fn calls_of(redis: &Redis, command: &str) -> usize {
+    let stats = redis.info("commandstats").await;
+    let prefix = format!("cmdstat_{command}:calls=");
+    let calls = stats.lines().find_map(|line| line.strip_prefix(&prefix)?.split(',').next());
+    calls.map_or(0, |calls| calls.parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signal_after_another_reads_nothing_of_its_room() {
+    let backend = Backend::redis();
+    let (a, b) = (backend.replica().await, backend.replica().await);
+    let (mut one, mut two) = (a.join("r").await, b.join("r").await);
+    one.expect("member-joined").await;
+    talk(&mut one, &mut two).await;
+    let redis = backend.redis.as_ref().unwrap();
+    redis.command(&["CONFIG", "RESETSTAT"]).await;
+    for n in 0..20 {
+        one.signal(None, json!(n)).await;
+        assert_eq!(two.expect("signal").await["data"], n);
+    }
+    assert_eq!(calls_of(redis, "rpush").await, 20);
+    // a lease is renewed every few seconds, after which the room is read once
+    let read = calls_of(redis, "hmget").await;
+    assert!(read <= 4, "{read} times read");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_of_two_versions_write_one_room_in_turn() {
+    let backend = Backend::redis();
+    let url = backend.redis.as_ref().unwrap().url();
+    // other limits are another library, as another version is
+    let limits = RoomLimits { log_entries: 3000, ..backend.shared.limits() };
+    let other = Backend::on(Shared::Redis(RedisRooms::new(&url, limits).unwrap()));
+    let (a, b, c) = (backend.replica().await, other.replica().await, other.replica().await);
+    let (mut one, mut two) = (a.join("r").await, b.join("r").await);
+    one.expect("member-joined").await;
+    talk(&mut one, &mut two).await;
+    // the other version has let somebody in, on a replica that the first has not heard of
+    let mut three = c.join("r").await;
+    one.signal(None, json!("all")).await;
+    assert_eq!(two.until("signal").await["data"], "all");
+    assert_eq!(three.until("signal").await["data"], "all");
+    // and here it has given a session another connection
+    talk(&mut one, &mut two).await;
+    three.until("signal").await;
+    let mut moved = two.resume_at(&c).await;
+    moved.expect("resumed").await;
+    assert_eq!(two.closed().await, Some(4001));
+    moved.signal(None, json!("moved")).await;
+    assert_eq!(one.until("signal").await["data"], "moved");
+    one.signal(None, json!("back")).await;
+    assert_eq!(moved.until("signal").await["data"], "back");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_room_that_redis_forgot_between_two_signals_is_taken_over() {
+    let backend = Backend::redis();
+    let (a, b) = (backend.replica().await, backend.replica().await);
+    let (mut one, mut two) = (a.join("r").await, b.join("r").await);
+    one.expect("member-joined").await;
+    talk(&mut one, &mut two).await;
+    backend.redis.as_ref().unwrap().command(&["FLUSHALL"]).await;
+    // whoever speaks first is told, and nothing is written to a room that is no more
+    one.send(json!({"type": "signal", "id": "s", "data": "lost"})).await;
+    assert_eq!(one.until("error").await["code"], "unknown_session");
+    one.until("resync").await;
+    two.until("resync").await;
+    talk(&mut one, &mut two).await;
+}
