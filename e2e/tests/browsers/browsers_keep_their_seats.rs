@@ -234,6 +234,43 @@ async fn where_websockets_are_broken_people_talk_all_the_same() {
 const GUARDED: &str = "apiVersion: rtc-operator.dev/v1alpha1\nkind: RtcCluster\nmetadata: {name: calls}\n\
     spec: {signaling: {auth: {mode: JWT, jwt: {secretRef: {name: jwt, key: secret}}}}}\n";
 
+/// Counts the offers that come while one's own is out, and that are taken.
+const COLLISIONS: &str = "window.collisions = 0;
+    const take = RTCPeerConnection.prototype.setRemoteDescription;
+    RTCPeerConnection.prototype.setRemoteDescription = function (description, ...rest) {
+        if (description?.type === 'offer' && this.signalingState === 'have-local-offer') window.collisions += 1;
+        return take.call(this, description, ...rest);
+    };";
+
+#[tokio::test]
+async fn two_offer_at_once_before_they_have_a_channel_of_their_own() {
+    let house = House::open().await;
+    let mut collisions = 0;
+    // how close together the two are is chance
+    for round in 0..6 {
+        let room = format!("collision-{round}");
+        let ada = house.enters_after(COLLISIONS, &house.replica(0), &room, "Ada", "").await;
+        // she does not leave the first offer to who comes later, as she would
+        ada.eval("rtc.call.on('member-joined', () => rtc.call.restartIce())").await.unwrap();
+        let grace = house.enters_after(COLLISIONS, &house.replica(1), &room, "Grace", "").await;
+        for page in [&ada, &grace] {
+            sees(page, 1).await;
+            let call = page
+                .until("the data channel", WITHIN, |call| members(call)[0]["channelOpen"] == true)
+                .await
+                .unwrap();
+            assert_eq!(members(&call)[0]["counts"]["recreated"], 0);
+            assert_eq!(call["troubles"], json!([]));
+            nobody_left(page).await;
+            collisions += page.eval("return window.collisions").await.unwrap().as_u64().unwrap();
+        }
+        if collisions > 0 {
+            return;
+        }
+    }
+    panic!("their offers never crossed");
+}
+
 #[tokio::test]
 async fn two_negotiate_at_once_and_need_no_server_for_it() {
     let house = House::open().await;

@@ -2,6 +2,7 @@
 
 use crate::support::*;
 use serde_json::json;
+use std::time::{Duration, Instant};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rooms_go_on_without_redis_and_are_told_how_they_stand_when_it_is_back_empty() {
@@ -116,4 +117,47 @@ async fn a_room_that_redis_forgot_is_taken_over_by_its_replicas() {
     let mut moved = one.resume_at(&b).await;
     moved.expect("resumed").await;
     two.expect_nothing().await;
+}
+
+/// Four times as long as a lease, which nobody can renew meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_minute_without_redis_costs_nobody_a_place() {
+    let backend = Backend::redis();
+    let (a, b) = (backend.replica().await, backend.replica().await);
+    let mut clients = [a.join("r").await, a.join("r").await, b.join("r").await];
+    let last = clients[2].seq;
+    for client in &mut clients {
+        while client.seq < last {
+            client.frame().await;
+        }
+    }
+    let redis = backend.redis.as_ref().unwrap();
+    redis.freeze();
+    for n in 0..6 {
+        for client in &mut clients {
+            client.send(json!({"type": "ping"})).await;
+            if n == 0 {
+                client.until("degraded").await;
+            }
+        }
+        tokio::time::sleep(Duration::from_secs(10)).await;
+    }
+    redis.thaw();
+    let thawed = Instant::now();
+    for client in &mut clients {
+        // a pong for each ping that was not waited for, and nobody's leave
+        let mut frame = client.frame().await;
+        while frame["type"] == "pong" {
+            frame = client.frame().await;
+        }
+        assert_eq!(frame["type"], "recovered");
+    }
+    assert!(thawed.elapsed() < Duration::from_secs(10), "{:?}", thawed.elapsed());
+    // until leases that were not renewed would be reaped
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let [one, two, three] = &mut clients;
+    one.send(json!({"type": "signal", "id": 1, "data": "on"})).await;
+    assert_eq!(one.expect("ack").await["id"], 1);
+    assert_eq!(two.expect("signal").await["data"], "on");
+    assert_eq!(three.expect("signal").await["data"], "on");
 }
