@@ -125,7 +125,7 @@ export interface Peer {
   state: PeerState;
   stream: MediaStream;
   connection: RTCPeerConnection | undefined;
-  counts: { iceRestarts: number; recreated: number; signalsOverChannel: number; signalsOverSignaling: number };
+  counts: { iceRestarts: number; recreated: number; collisions: number; signalsOverChannel: number; signalsOverSignaling: number };
   channelOpen: boolean;
 }
 

@@ -33,7 +33,7 @@ export class Peer extends EventTarget {
   /** What the other member sends. */
   stream = new MediaStream();
   /** Counts for a panel and for tests. */
-  counts = { iceRestarts: 0, recreated: 0, signalsOverChannel: 0, signalsOverSignaling: 0 };
+  counts = { iceRestarts: 0, recreated: 0, collisions: 0, signalsOverChannel: 0, signalsOverSignaling: 0 };
 
   #pc;
   #config;
@@ -95,6 +95,10 @@ export class Peer extends EventTarget {
     this.#remoteInstance = undefined;
     this.#inbox = new Ordered();
     this.#sent = 0;
+    this.#connect(holdOff);
+  }
+
+  #connect(holdOff) {
     this.#makingOffer = this.#ignoreOffer = this.#settingAnswer = false;
     this.#holdOff = holdOff;
     this.#candidates = [];
@@ -214,9 +218,11 @@ export class Peer extends EventTarget {
     this.#negotiate();
   }
 
+  // One offer at a time: an answer to the first would be taken for one to the second, and the two sides would look for
+  // each other with credentials that the other has replaced. What is still wanted then, the browser asks for once it is stable.
   async #negotiate() {
-    if (this.#holdOff) return;
     const pc = this.#pc;
+    if (this.#holdOff || this.#makingOffer || pc.signalingState !== 'stable') return;
     try {
       this.#makingOffer = true;
       await pc.setLocalDescription();
@@ -271,10 +277,18 @@ export class Peer extends EventTarget {
   }
 
   async #gotDescription(description) {
-    const pc = this.#pc;
-    const ready = !this.#makingOffer && (pc.signalingState === 'stable' || this.#settingAnswer);
-    this.#ignoreOffer = description.type === 'offer' && !ready && !this.polite;
+    const ready = !this.#makingOffer && (this.#pc.signalingState === 'stable' || this.#settingAnswer);
+    const collision = description.type === 'offer' && !ready;
+    if (collision) this.counts.collisions += 1;
+    this.#ignoreOffer = collision && !this.polite;
     if (this.#ignoreOffer) return;
+    // A first offer that gives way is better forgotten with its connection, of which the other side knows nothing yet: Chromium
+    // may gather no candidates after its rollback.
+    if (collision && !this.#pc.currentRemoteDescription) {
+      this.#dispose();
+      this.#connect(true);
+    }
+    const pc = this.#pc;
     try {
       this.#settingAnswer = description.type === 'answer';
       await pc.setRemoteDescription(description);
