@@ -14,7 +14,7 @@ use rtc_operator_api::{
     spec::{Update, UpdateStrategy},
 };
 
-use crate::controller::dereference::TurnPod;
+use crate::controller::pods::TurnPod;
 
 /// A pod that signaling has not let go of within this time (seconds) is told to drain all the same.
 pub const HANDOVER: u64 = 30;

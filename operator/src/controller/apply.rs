@@ -15,8 +15,9 @@ use serde_json::{Value, json};
 
 use super::{
     Context, Error, FIELD_MANAGER,
-    dereference::{DRAINING_ANNOTATION, Observed, api},
+    dereference::{Observed, api},
     plan::Plan,
+    pods::DRAINING_ANNOTATION,
     poll,
 };
 use crate::{

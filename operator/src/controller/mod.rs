@@ -8,6 +8,7 @@ pub mod conditions;
 pub mod dereference;
 pub mod events;
 pub mod plan;
+pub mod pods;
 pub mod poll;
 pub mod requested;
 pub mod secrets;

@@ -12,7 +12,8 @@ use rtc_operator_api::{REVOKE_ANNOTATION, ROTATE_ANNOTATION, RtcCluster, spec, s
 
 use super::{
     Error,
-    dereference::{Observed, SignalingPod, TurnPod},
+    dereference::Observed,
+    pods::{SignalingPod, TurnPod},
     poll::SignalingReport,
     secrets::{self, Component, Lack},
     validate::Verdict,

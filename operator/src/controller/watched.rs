@@ -20,7 +20,7 @@ use kube::{
 };
 
 use super::{
-    dereference::{SignalingPod, TurnPod, signaling_pod, turn_pod},
+    pods::{SignalingPod, TurnPod, signaling_pod, turn_pod},
     poll::{SignalingReport, TurnReport},
 };
 use crate::build::{CLUSTER_LABEL, COMPONENT_LABEL, Kind};

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::controller::{
     conditions::{self, Counts},
-    dereference::SignalingPod,
+    pods::SignalingPod,
     poll::{SignalingReport, SignalingRing, TurnReport, TurnRing},
     validate::validate,
 };
