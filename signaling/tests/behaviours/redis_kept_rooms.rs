@@ -1,9 +1,18 @@
 //! What the functions in Redis keep of a room from one signal to the next is never taken for what the room has become.
 
 use crate::support::*;
-use rtc_signaling::store::{Shared, redis::RedisRooms};
-use rtc_signaling_proto::ops::RoomLimits;
+use rtc_signaling::{
+    parcel::Parcel,
+    store::{Listener, Shared, redis::RedisRooms},
+};
+use rtc_signaling_proto::{
+    MemberId, ReplicaId, RoomName,
+    entry::Profile,
+    ops::{Join, RoomLimits, Signal},
+};
 use serde_json::json;
+use std::{sync::Arc, time::Duration};
+use tokio::sync::mpsc;
 
 /// Signals back and forth, until the functions know both senders.
 async fn talk(one: &mut Client, two: &mut Client) {
@@ -83,4 +92,54 @@ async fn a_room_that_redis_forgot_between_two_signals_is_taken_over() {
     one.until("resync").await;
     two.until("resync").await;
     talk(&mut one, &mut two).await;
+}
+
+struct Heard(mpsc::UnboundedSender<Arc<Parcel>>);
+
+impl Listener for Heard {
+    fn entry(&self, _: &RoomName, parcel: &Arc<Parcel>) {
+        let _ = self.0.send(parcel.clone());
+    }
+    fn gap(&self) {}
+    fn health(&self, _: Option<u64>) {}
+}
+
+/// A request may come to any replica, also to one that has nobody of its room.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_hears_what_others_write_for_its_members_between_its_own_signals() {
+    let backend = Backend::redis();
+    let member = |n: u64| -> MemberId { format!("m{n}").parse().unwrap() };
+    let (room, names): (RoomName, [ReplicaId; 2]) =
+        ("r".parse().unwrap(), ["pod-a-1", "pod-b-1"].map(|name| name.parse().unwrap()));
+    let (sender, mut heard) = mpsc::unbounded_channel();
+    let (unheard, _keep) = mpsc::unbounded_channel();
+    let listeners: [Arc<dyn Listener>; 2] = [Arc::new(Heard(sender)), Arc::new(Heard(unheard))];
+    let [a, b] = [0, 1].map(|n| backend.shared.open(names[n].clone(), Arc::downgrade(&listeners[n])));
+    a.begin();
+    b.begin();
+    a.host(&room).await.unwrap();
+    for n in 0..2 {
+        let profile = Profile::new(&member(n), None, None);
+        let (holder, secret) = (names[0].clone(), "s".into());
+        a.join(&room, &Join { member: member(n), secret, holder, profile, max: 0, bound: 0 }).await.unwrap();
+    }
+    let mut n = 0;
+    let mut signal = |from, conn| {
+        n += 1;
+        Signal { from: member(from), conn, to: None, id: format!("u{n}"), data: n.to_string() }
+    };
+    // each of them several times, so that the functions know it, and in turn
+    for _ in 0..4 {
+        for (store, from, conn) in [(&b, 0, 0), (&b, 0, 0), (&a, 0, 1), (&a, 1, 1)] {
+            let signal = signal(from, conn);
+            store.signal(&room, &signal).await.unwrap();
+            loop {
+                let parcel = tokio::time::timeout(Duration::from_secs(2), heard.recv()).await;
+                let parcel = parcel.expect("nothing is heard").unwrap();
+                if parcel.id == signal.id {
+                    break;
+                }
+            }
+        }
+    }
 }

@@ -192,6 +192,11 @@ local function read_rest(word)
   aged, old, heavy, below, count, max = unpack_record(REST, word)
 end
 
+local function before_entries()
+  prefix = prefix or '\30' .. meta .. '\n' .. epoch .. ' '
+  return prefix
+end
+
 -- For all of these but the replica that calls, which has the answer.
 local function pack_for(names, before_it, number, entry)
   for i = 1, #names do
@@ -228,8 +233,7 @@ local function append(entry, should)
   end
   if length >= LOG_ENTRIES * 2 then trim(seq - LOG_ENTRIES) end
   if hosts ~= ME then
-    prefix = prefix or '\30' .. meta .. '\n' .. epoch .. ' '
-    pack_for(split(hosts), prefix, int(seq), entry)
+    pack_for(split(hosts), before_entries(), int(seq), entry)
   end
   return true
 end
@@ -457,15 +461,14 @@ end
 
 -- `known`: requests in this generation; nil when that was not looked at.
 local function keep(by_head, known)
-  if by_head and heads >= HEADS then forget_all() end
   local state = states[meta]
   if not state then
     if not by_head then return end
     state = {meta = meta, log = log, seen = seen, older = older}
     states[meta] = state
   end
-  state.epoch, state.base, state.length, state.hosts, state.prefix = epoch, base, seq - base, hosts, prefix
-  state.names = prefix and split(hosts)
+  state.epoch, state.base, state.length, state.hosts = epoch, base, seq - base, hosts
+  state.names, state.prefix = split(hosts), before_entries()
   if known then
     state.known, state.rotated = known, call('EXISTS', older) == 1
   end
@@ -500,7 +503,7 @@ local function signal_again(state, entry)
   end
   state.length = length
   local number = state.base + length
-  if state.names then pack_for(state.names, state.prefix, int(number), entry) end
+  pack_for(state.names, state.prefix, int(number), entry)
   return number
 end
 

@@ -70,6 +70,7 @@ local function begin_call(word)
     NEWS, WRITER, common = tonumber(NEWS), sub(CHANNEL, 1, -4) .. 'writer', word
     if LIFE ~= last then token = nil end
   end
+  if heads >= HEADS then forget_all() end
   -- one that was broken off may have left things half done
   if busy or not token or call('GET', WRITER) ~= token then
     forget_all()
