@@ -115,8 +115,12 @@ impl Room {
     pub fn join(&mut self, join: Join, now: u64) -> Joined {
         let again = self.members.get_mut(&join.member).filter(|m| m.secret == join.secret);
         if let Some(member) = again {
-            member.holder = Some(join.holder.clone());
-            self.leases.remove(&Lease::Detached(join.member));
+            let before = member.holder.replace(join.holder.clone());
+            let conn = member.conn;
+            self.leases.remove(&Lease::Detached(join.member.clone()));
+            if before.as_ref() != Some(&join.holder) {
+                self.append(Draft::attached(&join.member, conn));
+            }
         } else {
             let most = match (self.max, join.bound) {
                 (0, most) | (most, 0) => most,
@@ -311,9 +315,10 @@ impl Room {
             if known.is_some_and(|m| m.conn > held.conn || (m.conn == held.conn && m.holder.is_some())) {
                 continue;
             }
-            if known.is_none() {
-                self.append(Draft::joined(&held.member, &held.profile));
-            }
+            self.append(match known {
+                None => Draft::joined(&held.member, &held.profile),
+                Some(_) => Draft::attached(&held.member, held.conn),
+            });
             self.leases.remove(&Lease::Detached(held.member.clone()));
             let member = Member {
                 secret: held.secret,

@@ -120,6 +120,8 @@ pub(crate) struct Hosted {
     /// The most members, as its first local member had it.
     pub(crate) max: u32,
     pub(crate) reading: bool,
+    /// The log has entries that will not come by themselves.
+    pub(crate) missing: bool,
     pub(crate) syncing: bool,
     pub(crate) locals: Vec<Local>,
     pub(crate) roster: HashSet<MemberId>,
@@ -144,7 +146,8 @@ impl Hosted {
                 self.dispatch(parcel);
             }
             _ => {
-                self.early.insert(place, parcel.clone());
+                // what a replica wrote itself comes before what others may have meant for that place
+                self.early.entry(place).or_insert_with(|| parcel.clone());
             }
         }
         self.drain()

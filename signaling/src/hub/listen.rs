@@ -16,6 +16,16 @@ impl Listener for Hub {
         }
     }
 
+    fn missing(&self, room: &RoomName) {
+        let mut rooms = self.lock(room);
+        if let Some(hosted) = rooms.get_mut(room)
+            && let Some((epoch, seq)) = hosted.base
+        {
+            hosted.missing = true;
+            self.follow(room, hosted, Next::Read { epoch, seq });
+        }
+    }
+
     fn gap(&self) {
         self.poke.notify_one();
     }

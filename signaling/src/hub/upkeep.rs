@@ -133,16 +133,20 @@ impl Hub {
     /// Fills a hole.
     pub(super) async fn read(&self, room: &RoomName, epoch: u64, seq: u64) {
         tokio::time::sleep(ON_ITS_WAY).await;
-        {
+        let (epoch, seq) = {
             let mut rooms = self.lock(room);
             let Some(hosted) = rooms.get_mut(room) else { return };
-            if hosted.base != Some((epoch, seq)) {
-                hosted.reading = false;
-                let next = hosted.drain();
-                self.follow(room, hosted, next);
-                return;
+            let missing = std::mem::take(&mut hosted.missing);
+            match hosted.base {
+                Some(base) if missing || base == (epoch, seq) => base,
+                _ => {
+                    hosted.reading = false;
+                    let next = hosted.drain();
+                    self.follow(room, hosted, next);
+                    return;
+                }
             }
-        }
+        };
         let read = self.store.read(room, epoch, seq).await;
         let mut rooms = self.lock(room);
         let Some(hosted) = rooms.get_mut(room) else { return };
@@ -157,6 +161,11 @@ impl Hub {
             Ok(Read::Lost) => self.follow(room, hosted, Next::Sync),
             // the next pulse looks again
             Err(error) => tracing::debug!(%room, %error, "cannot read what was missed"),
+        }
+        if hosted.missing
+            && let Some((epoch, seq)) = hosted.base
+        {
+            self.follow(room, hosted, Next::Read { epoch, seq });
         }
     }
 

@@ -30,6 +30,8 @@ pub enum StoreError {
 pub trait Listener: Send + Sync + 'static {
     /// An entry of a hosted room.
     fn entry(&self, room: &RoomName, parcel: &Arc<Parcel>);
+    /// Entries of a hosted room were written that did not come.
+    fn missing(&self, room: &RoomName);
     /// Entries of any hosted room may have been missed.
     fn gap(&self);
     /// The store cannot be reached since this Unix second, or (`None`) is back.

@@ -17,6 +17,7 @@ struct Deaf;
 
 impl Listener for Deaf {
     fn entry(&self, _: &RoomName, _: &Arc<Parcel>) {}
+    fn missing(&self, _: &RoomName) {}
     fn gap(&self) {}
     fn health(&self, _: Option<u64>) {}
 }

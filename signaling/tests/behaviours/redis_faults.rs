@@ -168,7 +168,7 @@ async fn a_replica_gets_only_what_it_hosts_and_did_not_write() {
         if text == "end" {
             break;
         }
-        for parcel in text.split('\u{1e}').skip(1) {
+        for parcel in text.split(['\u{1d}', '\u{1e}']).skip(1) {
             assert!(parcel.lines().next().unwrap().ends_with(":meta:shared"), "{parcel}");
             let to = replicas.iter().position(|replica| {
                 message.get_channel_name() == format!("rtc:to:{}", replica.server.hub().replica())

@@ -91,6 +91,7 @@ impl Listener for Heard {
     fn entry(&self, _: &RoomName, parcel: &Arc<Parcel>) {
         self.0.lock().unwrap().insert((parcel.epoch, parcel.seq), parcel.frame.to_string());
     }
+    fn missing(&self, _: &RoomName) {}
     fn gap(&self) {}
     fn health(&self, _: Option<u64>) {}
 }

@@ -5,17 +5,21 @@
 
 use super::{
     backoff::Backoff,
+    call::Caller,
     finder::Finder,
+    hosting::Hosting,
     inbox::Inbox,
     node::Node,
-    queue::Caller,
     slots::{PARTITIONS, key},
     target::{Mode, Target},
 };
-use crate::store::{Down, Listener};
+use crate::store::Down;
 use rtc_signaling_proto::ReplicaId;
 use std::{
-    sync::{Arc, Mutex, PoisonError, RwLock, Weak},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 use tokio::{
@@ -78,6 +82,8 @@ pub(super) struct Fleet {
     doubt: Arc<Notify>,
     /// Whether the replica's channel was subscribed to once.
     pub(super) listening: watch::Sender<bool>,
+    /// How many have begun.
+    subscriptions: AtomicU64,
 }
 
 impl Fleet {
@@ -89,6 +95,7 @@ impl Fleet {
             health: Mutex::new(Health { down: Some(down), back: None, told: false }),
             doubt: Arc::new(Notify::new()),
             listening: watch::channel(false).0,
+            subscriptions: AtomicU64::new(1),
         })
     }
 
@@ -115,7 +122,7 @@ impl Fleet {
         self: Arc<Self>,
         mut targets: watch::Receiver<Target>,
         caller: Caller,
-        listener: Weak<dyn Listener>,
+        hosting: Arc<Hosting>,
     ) {
         let (mut finder, mut backoff) = (Finder::default(), Backoff::default());
         let mut current = targets.borrow_and_update().clone();
@@ -125,7 +132,7 @@ impl Fleet {
             let mut before = self.map().working();
             if wanted != current {
                 finder.forget();
-                let map = self.look(&wanted, &mut finder, &[], &caller, &listener).await;
+                let map = self.look(&wanted, &mut finder, &[], &caller, &hosting).await;
                 match map.trouble() {
                     Some(reason) if self.down().is_none() => {
                         if refused != *reason {
@@ -141,12 +148,12 @@ impl Fleet {
                     _ => {
                         tracing::info!("using Redis as newly configured");
                         current = wanted;
-                        before = self.install(map, &listener).working();
+                        before = self.install(map, &hosting).working();
                     }
                 }
             }
-            let map = self.look(&current, &mut finder, &before, &caller, &listener).await;
-            let map = self.install(map, &listener);
+            let map = self.look(&current, &mut finder, &before, &caller, &hosting).await;
+            let map = self.install(map, &hosting);
             let now = Instant::now();
             let pause = match map.trouble() {
                 None => {
@@ -155,7 +162,7 @@ impl Fleet {
                 }
                 Some(_) => backoff.failed(now),
             };
-            if !self.report(map.trouble(), &listener) {
+            if !self.report(map.trouble(), &hosting) {
                 return;
             }
             let working = map.trouble().is_none();
@@ -177,7 +184,7 @@ impl Fleet {
         finder: &mut Finder,
         before: &[Arc<Node>],
         caller: &Caller,
-        listener: &Weak<dyn Listener>,
+        hosting: &Arc<Hosting>,
     ) -> Map {
         let places = match finder.find(target, before).await {
             Ok(places) => places,
@@ -200,7 +207,9 @@ impl Fleet {
                 }
                 _ => vec![format!("rtc:{}", of_replica(&caller.replica))],
             };
-            let inbox = Inbox { listener: listener.clone(), doubt: self.doubt.clone(), ended: false.into() };
+            let number = self.subscriptions.fetch_add(1, Ordering::Relaxed);
+            let (hosting, doubt) = (hosting.clone(), self.doubt.clone());
+            let inbox = Inbox { hosting, number, doubt, ended: false.into() };
             Node::open(target, place, channels, caller, known, inbox)
         });
         let servers = futures::future::join_all(open).await;
@@ -209,7 +218,7 @@ impl Fleet {
         Map { servers, partitions, lives }
     }
 
-    fn install(&self, map: Map, listener: &Weak<dyn Listener>) -> Arc<Map> {
+    fn install(&self, map: Map, hosting: &Hosting) -> Arc<Map> {
         let map = Arc::new(map);
         let before = {
             let mut current = self.map.write().unwrap_or_else(PoisonError::into_inner);
@@ -221,7 +230,7 @@ impl Fleet {
             if map.trouble().is_none() {
                 self.listening.send_replace(true);
             }
-            if let Some(listener) = listener.upgrade() {
+            if let Some(listener) = hosting.listener() {
                 listener.gap();
             }
         }
@@ -229,8 +238,8 @@ impl Fleet {
     }
 
     /// Says how it is, once; false when nobody is there to hear it.
-    fn report(&self, trouble: Option<&String>, listener: &Weak<dyn Listener>) -> bool {
-        let Some(listener) = listener.upgrade() else { return false };
+    fn report(&self, trouble: Option<&String>, hosting: &Hosting) -> bool {
+        let Some(listener) = hosting.listener() else { return false };
         let now = rtc_service::clock::unix_now();
         let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
         match (trouble, health.down.clone()) {

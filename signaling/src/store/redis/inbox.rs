@@ -4,21 +4,28 @@
 //! the one that asks for it: so nobody gets what it does not host, or wrote itself, and entering a room costs
 //! no subscription.
 
-use crate::{parcel::Parcel, store::Listener};
+use super::{hosting::Hosting, known::Place, slots::key};
 use redis::{PushInfo, PushKind, Value};
 use rtc_signaling_proto::{Entry, RoomName};
-use std::sync::{
-    Arc, Weak,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    fmt::Write,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 use tokio::sync::Notify;
 
 /// Before each entry of a message: no JSON has it, nor a name.
 const SEPARATOR: char = '\u{1e}';
+/// Before each proposal of a message that has nothing else.
+const PROPOSED: char = '\u{1d}';
 
 /// One subscription's end.
 pub(super) struct Inbox {
-    pub(super) listener: Weak<dyn Listener>,
+    pub(super) hosting: Arc<Hosting>,
+    /// Tells subscriptions apart.
+    pub(super) number: u64,
     /// Who renews it when it ends.
     pub(super) doubt: Arc<Notify>,
     pub(super) ended: AtomicBool,
@@ -32,10 +39,11 @@ impl Inbox {
     fn deliver(&self, data: Vec<Value>) {
         // the channel, and the message
         let Some(Value::BulkString(message)) = data.into_iter().nth(1) else { return };
-        let Some(listener) = self.listener.upgrade() else { return };
-        for parcel in String::from_utf8_lossy(&message).split(SEPARATOR).skip(1) {
+        let message = String::from_utf8_lossy(&message);
+        let proposed = message.starts_with(PROPOSED);
+        for parcel in message.split(if proposed { PROPOSED } else { SEPARATOR }).skip(1) {
             match read(parcel) {
-                Some((room, entry)) => listener.entry(&room, &Arc::new(Parcel::from(entry))),
+                Some((room, entry)) => self.hosting.heard(&room, self.number, entry, proposed),
                 // the number that is missing now will be read from the log
                 None => tracing::warn!("not an entry of a room's log"),
             }
@@ -54,6 +62,15 @@ impl Inbox {
             _ => {}
         }
     }
+}
+
+/// Adds what is published of an entry that is appended in the same step, or not at all.
+pub(super) fn propose(text: &mut String, room: &RoomName, partition: usize, (epoch, seq): Place, line: &str) {
+    text.push(PROPOSED);
+    text.push_str(&key(partition, "meta:"));
+    // writing to a String cannot fail
+    let _ = write!(text, "{room}\n{epoch} {seq}");
+    text.push_str(line);
 }
 
 /// The room's first key, the epoch in a line of its own, a space, seq, and the entry, which begins with a letter.
@@ -75,6 +92,9 @@ mod tests {
         let (room, entry) = read("rtc:{p7}:meta:a room\n17 12s aa bb u1\n{\"x\":1}").unwrap();
         assert_eq!(room.as_str(), "a room");
         assert_eq!((entry.epoch, entry.seq, entry.body.as_str()), (17, 12, "{\"x\":1}"));
+        let mut own = String::new();
+        propose(&mut own, &"a room".parse().unwrap(), 7, (17, 12), "s aa bb u1\n{\"x\":1}");
+        assert_eq!(read(own.strip_prefix(PROPOSED).unwrap()), Some((room, entry)));
         for other in
             ["", "rtc:{p7}:log:r\n1 2s aa - u1\n1", "rtc:{p7}:meta:r\n1 2", "rtc:{p7}:meta:r\n1 s aa - u1\n1"]
         {

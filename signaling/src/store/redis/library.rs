@@ -1,11 +1,12 @@
 //! The library of functions that write rooms, and what they answer: a list of words.
 
+use super::known::Place;
 use crate::store::{Outcome, StoreError};
 use redis::{RedisResult, Value, aio::MultiplexedConnection};
 use rtc_signaling_proto::{
-    Entry, Refusal,
+    Entry, Refusal, ReplicaId,
     entry::{LIGHT, Profile},
-    ops::{Present, Read, RoomLimits, Sent, View},
+    ops::{Present, Read, RoomLimits, View},
 };
 use sha2::{Digest, Sha256};
 use std::{fmt::Write, str::FromStr, vec::IntoIter};
@@ -17,9 +18,9 @@ macro_rules! acts {
     };
 }
 
-const ACTS: [(&str, &str); 14] = acts![
-    "join", "prove", "signal", "request", "post", "leave", "close", "detach", "resume", "read", "view",
-    "pulse", "assert", "reap"
+const ACTS: [(&str, &str); 13] = acts![
+    "join", "prove", "signal", "post", "leave", "close", "detach", "resume", "read", "view", "pulse",
+    "assert", "reap"
 ];
 const ROOM: &str = include_str!("lua/room.lua");
 const WRITE: &str = include_str!("lua/write.lua");
@@ -72,36 +73,27 @@ impl Library {
 /// Of each room.
 pub(super) const ROOM_KEYS: [&str; 6] = ["meta", "log", "members", "leases", "seen", "older"];
 /// Of all rooms of a partition.
-pub(super) const PART_KEYS: [&str; 3] = ["due", "news", "writer"];
+pub(super) const PART_KEYS: [&str; 2] = ["due", "news"];
 
-/// What a write answers.
+/// What a write answers, read from the front.
 #[derive(Debug)]
-pub(super) enum Reply {
-    /// The place of a signal in a log that is of the epoch which its sender gave.
-    Place(u64),
-    /// Read from the front.
-    Words(IntoIter<String>),
-}
+pub(super) struct Reply(IntoIter<String>);
 
 impl Reply {
     /// What was appended comes before the answer, if there is a list.
     pub(super) fn new(value: Value) -> Outcome<(Vec<Entry>, Self)> {
         let (listed, words) = match value {
-            Value::Int(seq) => {
-                return Ok((Vec::new(), Self::Place(u64::try_from(seq).map_err(|_| malformed())?)));
-            }
             Value::Array(words) => (true, words.into_iter().map(text).collect::<Outcome<_>>()?),
             word => (false, text(word)?.split(' ').map(str::to_owned).collect::<Vec<_>>()),
         };
-        let mut reply = Self::Words(words.into_iter());
+        let mut reply = Self(words.into_iter());
         let count = if listed { reply.number()? } else { 0 };
         let written = (0..count).map(|_| Entry::from_record(&reply.word()?).ok_or_else(malformed));
         Ok((written.collect::<Outcome<_>>()?, reply))
     }
 
     pub(super) fn refused(&self) -> Option<Refusal> {
-        let Self::Words(words) = self else { return None };
-        match words.as_slice().first()?.as_str() {
+        match self.0.as_slice().first()?.as_str() {
             "unknown" => Some(Refusal::UnknownSession),
             "superseded" => Some(Refusal::Superseded),
             "nobody" => Some(Refusal::NoSuchMember),
@@ -110,10 +102,7 @@ impl Reply {
     }
 
     pub(super) fn word(&mut self) -> Outcome<String> {
-        match self {
-            Self::Words(words) => words.next().ok_or_else(malformed),
-            Self::Place(_) => Err(malformed()),
-        }
+        self.0.next().ok_or_else(malformed)
     }
 
     pub(super) fn number<T: FromStr>(&mut self) -> Outcome<T> {
@@ -135,24 +124,32 @@ impl Reply {
         Ok(View { epoch, seq, members })
     }
 
-    /// Whether the same was sent before, or epoch and place in the log; `epoch` is what its sender gave.
-    pub(super) fn sent(&mut self, epoch: u64) -> Outcome<Result<(u64, u64), Sent>> {
-        if let Self::Place(seq) = self {
-            return Ok(Ok((epoch, *seq)));
-        }
-        let first = self.word()?;
-        match first.parse() {
-            Ok(epoch) => Ok(Ok((epoch, self.number()?))),
-            Err(_) => Ok(Err(Sent::Before(self.number()?))),
-        }
+    /// Where the log ends, from an act that says so to a replica to which its entries are published.
+    pub(super) fn end(&self) -> Option<Place> {
+        let words = self.0.as_slice();
+        let at = match words.first()?.as_str() {
+            "at" if words.get(3)? == "-" => return None,
+            "at" | "joined" | "asserted" | "hosted" | "kept" => 1,
+            "resumed" => 3,
+            _ => return None,
+        };
+        Some((words.get(at)?.parse().ok()?, words.get(at + 1)?.parse().ok()?))
+    }
+
+    /// Of what was sent now, its place in the log, how many entries may follow before a function looks after the log, and
+    /// which replicas are told.
+    pub(super) fn sent(&self) -> Option<(Place, u64, impl Iterator<Item = ReplicaId>)> {
+        let [at, epoch, seq, left, hosts @ ..] = self.0.as_slice() else { return None };
+        let place = (epoch.parse().ok()?, seq.parse().ok()?);
+        let hosts = hosts.iter().filter_map(|host| host.parse().ok());
+        (at == "at").then(|| (place, left.parse().unwrap_or(0), hosts))
     }
 
     /// The entries of an epoch after this one.
     pub(super) fn entries(&mut self, epoch: u64, seq: u64) -> Outcome<Read> {
         match self.word()?.as_str() {
             "known" => {
-                let Self::Words(words) = self else { return Err(malformed()) };
-                let lines = words.by_ref().zip(seq + 1..);
+                let lines = self.0.by_ref().zip(seq + 1..);
                 let entries = lines.map(|(line, seq)| Entry::from_line(epoch, seq, &line));
                 entries.collect::<Option<_>>().map(Read::Entries).ok_or_else(malformed)
             }

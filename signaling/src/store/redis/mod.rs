@@ -5,12 +5,11 @@
 //! | `rtc:{pN}:meta:ROOM` | hash: `s`, the record (epoch, life, seq, what is forgotten next, counts); `h`, the replicas that host the room; member -> connection epoch and replica |
 //! | `rtc:{pN}:members:ROOM` | hash: member -> since, secret's hash, profile |
 //! | `rtc:{pN}:leases:ROOM` | zset: a replica (`r:`) or a detached session (`d:`) -> when it runs out |
-//! | `rtc:{pN}:log:ROOM` | list: the last entries, one after the other; bounded in length, age and bytes |
+//! | `rtc:{pN}:log:ROOM` | stream: the last entries, by epoch and seq; bounded in length, age and bytes |
 //! | `rtc:{pN}:seen:ROOM`, `…:older:ROOM` | hashes: requests, to recognise a repeated one |
 //! | `rtc:{pN}:due` | zset: room -> when its first lease runs out; so the list of all rooms |
 //! | `rtc:{pN}:news` | stream, with webhooks: who came and went, until the backend is told |
 //! | `rtc:{p0}:leader` | the replica that tells it |
-//! | `rtc:{pN}:writer` (on Redis Cluster), `rtc:writer` | which library wrote last, so that none takes rooms for what they were when it did |
 //! | `rtc:{pN}:once:WORD` | a token that is good for one connection, and has been used |
 //! | `rtc:{pN}:alive` | what a probe writes |
 //! | `rtc:{pN}:to:REPLICA` (on Redis Cluster), `rtc:to:REPLICA` | channel: what a replica hosts and others write |
@@ -18,17 +17,23 @@
 //! N is one of 128 partitions, by the room's name, so that Redis Cluster spreads rooms and each write has
 //! all its keys in one place. A write authorizes, recognises a repetition, counts places, numbers, appends and
 //! publishes, and nothing comes between. It is a function of a library, which a server compiles once, and writes
-//! that are asked for at once are one call of it ([`queue`]). Times are Redis's own.
+//! that are asked for at once are one call of it ([`queue`]). A signal of a replica that knows all of this already, since
+//! nothing but signals came in the meantime, needs no function: it is a command that appends to the log that the replica
+//! knows, or not at all ([`known`]). Times are Redis's own.
 //!
 //! A room knows of which life of Redis's data it is. The first write of a room on a server of another life, when its own
 //! has ended with a failover or a restart, gives the room a new epoch.
 //!
 //! A user needs `~rtc:* &rtc:* +@all -@admin -@dangerous +info`, and on Redis Cluster `+cluster|slots`.
 
+mod append;
 mod backoff;
+mod call;
 mod finder;
 mod fleet;
+mod hosting;
 mod inbox;
+mod known;
 mod library;
 mod news;
 mod node;
@@ -39,22 +44,23 @@ mod target;
 pub use target::{Mode, TlsFiles, UrlError};
 
 use super::{Down, Listener, Outcome, StoreError, news::OF_A_PART};
-use crate::parcel::Parcel;
+use append::Append;
+use call::{Caller, Words, Write};
 use fleet::Fleet;
+use hosting::{Hosting, UnderWay, place};
+use known::{Answer, Sender, Told};
 use library::{Library, Reply};
 use node::ANSWER;
-use queue::{Caller, Words, Write};
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 use rtc_signaling_proto::{
-    Entry, MemberId, ReplicaId, RoomName,
+    Entry, Kind, MemberId, ReplicaId, RoomName,
     entry::{Draft, Profile, Reason, may_come_again},
     ops::*,
 };
 use slots::{PARTITIONS, key, partition};
 use std::{
-    collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Weak},
     time::Duration,
 };
 use target::Target;
@@ -121,10 +127,10 @@ impl RedisRooms {
         let limits = self.limits;
         let cluster = self.target.borrow().mode == Mode::Cluster;
         let library = Arc::new(Library::new(limits, cluster));
-        let fleet = Fleet::new();
+        let (fleet, hosting) = (Fleet::new(), Hosting::new(listener));
         let (begun, mut begin) = watch::channel(None);
         let (targets, waiting) = (self.target.subscribe(), fleet.clone());
-        let (name, functions, hears) = (replica.clone(), library.clone(), listener.clone());
+        let (name, functions, hears) = (replica.clone(), library.clone(), hosting.clone());
         let keeper = tokio::spawn(async move {
             let Ok(news) = begin.wait_for(Option::is_some).await.map(|news| news.unwrap_or_default()) else {
                 return;
@@ -132,19 +138,17 @@ impl RedisRooms {
             let caller = Caller { replica: name, library: functions, news };
             waiting.keep(targets, caller, hears).await;
         });
-        let (hosted, keeper) = (Mutex::default(), keeper.abort_handle());
-        RedisStore { replica, listener, fleet, library, hosted, begun, keeper, news: false }
+        RedisStore { replica, hosting, fleet, library, begun, keeper: keeper.abort_handle(), news: false }
     }
 }
 
 /// One replica's handle on [`RedisRooms`].
 pub struct RedisStore {
     replica: ReplicaId,
-    listener: Weak<dyn Listener>,
+    /// Rooms with sessions here.
+    hosting: Arc<Hosting>,
     fleet: Arc<Fleet>,
     library: Arc<Library>,
-    /// Rooms with sessions here, and the epoch that each had last; 0 when that is not known.
-    hosted: Mutex<HashMap<RoomName, u64>>,
     /// How many news of a partition are kept, once it has begun.
     begun: watch::Sender<Option<usize>>,
     keeper: AbortHandle,
@@ -160,17 +164,6 @@ impl fmt::Debug for RedisStore {
 impl Drop for RedisStore {
     fn drop(&mut self) {
         self.keeper.abort();
-    }
-}
-
-/// A write is under way: if its answer does not come to us, what it wrote has to be read from the log.
-struct UnderWay<'a>(&'a RedisStore);
-
-impl Drop for UnderWay<'_> {
-    fn drop(&mut self) {
-        if let Some(listener) = self.0.listener.upgrade() {
-            listener.gap();
-        }
     }
 }
 
@@ -211,33 +204,40 @@ impl RedisStore {
     }
 
     /// Writes, and tells the replica what it has written.
-    async fn run(&self, room: &RoomName, mut words: Words) -> Outcome<Reply> {
+    async fn run(&self, room: &RoomName, words: Words) -> Outcome<Reply> {
+        self.write(room, words, None).await
+    }
+
+    /// The same, of something to pass on; with the connection that a member sends it by.
+    async fn write(
+        &self,
+        room: &RoomName,
+        mut words: Words,
+        mut draft: Option<(Option<u64>, Draft)>,
+    ) -> Outcome<Reply> {
         let begun = Instant::now();
         self.begun().await;
         let partition = partition(room.as_str());
         loop {
             let map = self.fleet.map();
             let node = map.node(partition).map_err(StoreError::Unavailable)?;
-            let under_way = UnderWay(self);
+            let under_way = self.hosting.begin(room, node.number);
             let write = Write { room: room.clone(), partition, words, lives: map.lives.clone() };
             let error;
             (error, words) = match node.writes.write(write).await {
                 Some(Ok(value)) => {
                     let (written, reply) = Reply::new(value)?;
-                    std::mem::forget(under_way);
-                    written.into_iter().for_each(|entry| self.tell(room, entry));
-                    if let Some(listener) = self.listener.upgrade() {
-                        listener.answered(begun.elapsed());
-                    }
+                    self.tell(under_way, written, &reply, draft.take());
+                    self.answered(begun);
                     return reply.refused().map_or(Ok(reply), |refusal| Err(refusal.into()));
                 }
-                Some(Err(failed)) => failed,
+                Some(Err((error, write))) => (error, write.words),
                 None => return Err(StoreError::Unavailable("the connection has ended".into())),
             };
             let Some(again) = again(&error).filter(|_| begun.elapsed() < ANSWER) else {
                 return Err(self.unavailable(&error));
             };
-            std::mem::forget(under_way);
+            under_way.end([], Answer::Nothing);
             match again {
                 Again::Load => {
                     let mut commands = node.commands.clone();
@@ -250,44 +250,37 @@ impl RedisStore {
         }
     }
 
-    fn tell(&self, room: &RoomName, entry: Entry) {
-        if self.hosted().contains_key(room)
-            && let Some(listener) = self.listener.upgrade()
+    /// Tells the replica what it has written, and remembers how the log is.
+    fn tell(
+        &self,
+        under_way: UnderWay<'_>,
+        mut written: Vec<Entry>,
+        reply: &Reply,
+        draft: Option<(Option<u64>, Draft)>,
+    ) {
+        let mut terms = None;
+        if let Some((conn, draft)) = draft
+            && let Some((place, left, hosts)) = reply.sent()
         {
-            listener.entry(room, &Arc::new(Parcel::from(entry)));
+            terms = conn.map(|conn| {
+                let sender = Sender { from: draft.from.clone(), conn, to: draft.to.clone() };
+                (sender, place.1 + left, hosts.filter(|host| *host != self.replica).collect())
+            });
+            written.push(draft.number(place.0, place.1));
         }
+        let own = written.iter().map(|entry| (place(entry), entry.kind == Kind::Signal)).collect();
+        under_way.end(written, Answer::Told(Told { end: reply.end(), own, terms }));
     }
 
-    /// Writes a draft, of a sender who takes the room to be in this epoch.
-    async fn send(&self, room: &RoomName, epoch: u64, words: Words, draft: Draft) -> Outcome<Sent> {
-        match self.run(room, words).await?.sent(epoch)? {
-            Ok(place) => {
-                self.learn(room, place.0);
-                self.tell(room, draft.number(place.0, place.1));
-                Ok(Sent::Now(place.1))
-            }
-            Err(before) => Ok(before),
+    fn answered(&self, begun: Instant) {
+        if let Some(listener) = self.hosting.listener() {
+            listener.answered(begun.elapsed());
         }
-    }
-
-    /// Functions know the signals of a room by what they begin with, the epoch included.
-    fn learn(&self, room: &RoomName, epoch: u64) {
-        if let Some(known) = self.hosted().get_mut(room) {
-            *known = epoch;
-        }
-    }
-
-    fn epoch(&self, room: &RoomName) -> u64 {
-        self.hosted().get(room).copied().unwrap_or_default()
-    }
-
-    fn hosted(&self) -> MutexGuard<'_, HashMap<RoomName, u64>> {
-        self.hosted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether nobody of a room is here any more, as a word.
     fn last(&self, room: &RoomName) -> &'static str {
-        if self.hosted().contains_key(room) { "0" } else { "1" }
+        if self.hosting.hosts(room) { "0" } else { "1" }
     }
 
     pub(super) fn begin(&self) {
@@ -296,7 +289,7 @@ impl RedisStore {
 
     /// A join or a resume makes writes publish to this replica; there must be somebody who listens.
     pub(super) fn host(&self, room: &RoomName) -> impl Future<Output = Outcome<()>> + Send + use<> {
-        self.hosted().entry(room.clone()).or_default();
+        self.hosting.host(room);
         self.listening()
     }
 
@@ -309,7 +302,7 @@ impl RedisStore {
     }
 
     pub(super) fn unhost(&self, room: &RoomName) {
-        self.hosted().remove(room);
+        self.hosting.unhost(room);
     }
 
     pub(super) async fn join(&self, room: &RoomName, join: &Join) -> Outcome<Joined> {
@@ -321,7 +314,6 @@ impl RedisStore {
             "full" => Ok(Joined::Full { max: reply.number()? }),
             _ => {
                 let view = reply.view()?;
-                self.learn(room, view.epoch);
                 Ok(Joined::Entered(view))
             }
         }
@@ -339,15 +331,18 @@ impl RedisStore {
     pub(super) async fn signal(&self, room: &RoomName, signal: &Signal) -> Outcome<Sent> {
         let Signal { from, conn, to, id, data } = signal;
         let draft = Draft::signal(from, to.as_ref(), id.clone(), data.clone());
+        let line = draft.line();
+        let again = may_come_again(id);
+        if !again
+            && draft.weight() == 0
+            && let Some(seq) = self.propose(room, *conn, &draft, &line).await?
+        {
+            return Ok(Sent::Now(seq));
+        }
         let to = to.as_ref().map_or("-", MemberId::as_str);
-        let epoch = self.epoch(room);
-        let words = if may_come_again(id) {
-            let words = Words::default().show(format_args!("request {conn} {from} {to} {epoch}"));
-            words.with(&draft.line()).show(format_args!("{from} {id}"))
-        } else {
-            Words::default().show(format_args!("{conn} {from} {to} {epoch}")).with(&draft.line())
-        };
-        self.send(room, epoch, words, draft).await
+        let words = Words::default().show(format_args!("{conn} {from} {to}")).with(&line);
+        let words = if again { words.show(format_args!("{from} {id}")) } else { words.with("") };
+        sent(self.write(room, words, Some((Some(*conn), draft))).await?)
     }
 
     pub(super) async fn post(&self, room: &RoomName, post: &Post) -> Outcome<Sent> {
@@ -355,7 +350,34 @@ impl RedisStore {
         let draft = Draft::signal(from, to.as_ref(), id.clone(), data.clone());
         let words = Words::new("post").with(to.as_ref().map_or("-", MemberId::as_str)).with(&draft.line());
         let words = if may_come_again(id) { words.show(format_args!("{from} {id}")) } else { words.with("") };
-        self.send(room, 0, words, draft).await
+        sent(self.write(room, words, Some((None, draft))).await?)
+    }
+
+    /// Writes a signal without a function; `None` when it takes one.
+    async fn propose(&self, room: &RoomName, conn: u64, draft: &Draft, line: &str) -> Outcome<Option<u64>> {
+        let begun = Instant::now();
+        let map = self.fleet.map();
+        let partition = partition(room.as_str());
+        let Ok(node) = map.node(partition) else { return Ok(None) };
+        let sender = (&draft.from, conn, draft.to.as_ref());
+        let Some((proposal, under_way)) = self.hosting.propose(room, node.number, sender) else {
+            return Ok(None);
+        };
+        let place = proposal.place;
+        let append = Append { room: room.clone(), partition, proposal, line: line.to_owned() };
+        match node.logs.write(append).await {
+            Some(Ok(true)) => {
+                under_way.end([draft.clone().number(place.0, place.1)], Answer::Appended(place));
+                self.answered(begun);
+                Ok(Some(place.1))
+            }
+            Some(Ok(false)) => {
+                under_way.end([], Answer::Nothing);
+                Ok(None)
+            }
+            Some(Err((error, _))) => Err(self.unavailable(&error)),
+            None => Err(StoreError::Unavailable("the connection has ended".into())),
+        }
     }
 
     pub(super) async fn leave(
@@ -384,7 +406,6 @@ impl RedisStore {
         reply.word()?;
         let (conn, since) = (reply.number()?, reply.number()?);
         let view = reply.view()?;
-        self.learn(room, view.epoch);
         let missed = match reply.entries(*epoch, *seq)? {
             Read::Entries(entries) => Some(entries),
             Read::Lost => None,
@@ -394,7 +415,10 @@ impl RedisStore {
 
     pub(super) async fn read(&self, room: &RoomName, epoch: u64, seq: u64) -> Outcome<Read> {
         let mut reply = self.run(room, Words::new("read").show(epoch).show(seq)).await?;
-        reply.word()?;
+        // whether it is published to this replica, and where the log ends
+        for _ in 0..3 {
+            reply.word()?;
+        }
         reply.entries(epoch, seq)
     }
 
@@ -511,4 +535,13 @@ impl RedisStore {
     pub(super) fn down(&self) -> Option<Down> {
         self.fleet.down()
     }
+}
+
+/// What came of something to pass on.
+fn sent(mut reply: Reply) -> Outcome<Sent> {
+    if let Some(((_, seq), ..)) = reply.sent() {
+        return Ok(Sent::Now(seq));
+    }
+    reply.word()?;
+    Ok(Sent::Before(reply.number()?))
 }

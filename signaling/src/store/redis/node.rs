@@ -1,8 +1,10 @@
 //! One server with rooms: a connection for what it is asked, one for what it passes on.
 
 use super::{
+    append::Logs,
+    call::{Caller, Functions},
     inbox::Inbox,
-    queue::{Caller, Queue},
+    queue::Queue,
     slots::key,
     target::{Address, Mode, Target},
 };
@@ -29,9 +31,12 @@ pub(super) struct Node {
     /// What is asked at once is sent at once, and answered in order.
     pub(super) commands: MultiplexedConnection,
     /// To the same connection.
-    pub(super) writes: Queue,
+    pub(super) writes: Queue<Functions>,
+    pub(super) logs: Queue<Logs>,
     /// Of the server's data: another one when a replica takes over, or after a restart.
     pub(super) life: String,
+    /// Tells it from all others of this process.
+    pub(super) number: u64,
     subscription: MultiplexedConnection,
     inbox: Arc<Inbox>,
 }
@@ -82,7 +87,7 @@ impl Node {
                 (commands, life)
             }
         };
-        let inbox = Arc::new(inbox);
+        let (number, inbox) = (inbox.number, Arc::new(inbox));
         // RESP3 has one form for replies and another for what was not asked for
         let client = target.client(&place.address, ProtocolVersion::RESP3)?;
         let receiver = inbox.clone();
@@ -101,8 +106,20 @@ impl Node {
             pipe.cmd(subscribe).arg(channel).ignore();
         }
         pipe.exec_async(&mut subscription).await.map_err(|e| trouble(&place.address, &e))?;
-        let writes = Queue::new(commands.clone(), life.clone(), caller.clone());
-        Ok(Arc::new(Self { place, commands, writes, life, subscription, inbox }))
+        let cluster = target.mode == Mode::Cluster;
+        let functions =
+            Functions { connection: commands.clone(), life: life.clone(), caller: caller.clone() };
+        let logs = Queue::new(Logs { connection: commands.clone(), cluster });
+        Ok(Arc::new(Self {
+            place,
+            commands,
+            writes: Queue::new(functions),
+            logs,
+            life,
+            number,
+            subscription,
+            inbox,
+        }))
     }
 
     /// A connection that died without a word is found by asking it.

@@ -7,7 +7,10 @@ if word then since, known = of(member) end
 if known == secret then
   local conn, last = taken_apart(word)
   if last == '-' then call('ZREM', leases, 'd:' .. member) end
-  if last ~= holder then place(member, conn, holder) end
+  if last ~= holder then
+    place(member, conn, holder)
+    announce('a ' .. member .. ' - ' .. conn .. '\n')
+  end
 else
   local limit = max
   if limit == 0 or (bound > 0 and bound < limit) then limit = bound end

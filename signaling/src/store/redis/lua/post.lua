@@ -4,9 +4,9 @@ if to == '-' and epoch then
   each(function(_, _, holder) somebody = somebody or holder ~= '-' end)
 end
 -- one without a request does not come again
-local at = epoch and request ~= '' and before(request)
-if at then return at end
+local before = epoch and request ~= '' and before(request)
+if before then return before end
 if not epoch or not somebody then return 'nobody' end
 append(entry)
 if request ~= '' then remember(request) end
-return position()
+return at()

@@ -17,7 +17,8 @@ local ME, LIFE, LIVES, CHANNEL, NEWS
 local args, arg, boxes
 local now, fresh
 
--- Keys. The log has the entries after `base`, and no others; those up to `below` are forgotten.
+-- Keys. The log has the entries after `base`, and no others; those up to `below` are forgotten. It is a stream, and the id of an
+-- entry is the epoch and the number: replicas append to it by themselves too (see `known.rs`).
 local meta, log, room, part, members, leases, seen, older, due, news
 -- The room's record, and the replicas with a lease: what `leases` has under `r:`, as one word.
 local epoch, life, base, hosts
@@ -29,8 +30,6 @@ local RECORD, REST = '>c16c20I6', '>I6I6I6I6I4I4'
 local changed, rest_changed, fields
 -- What was appended, for those on the replica that calls; and what other replicas are sent before each entry.
 local written, prefix
--- What the write began with.
-local head
 
 local act = {}
 
@@ -48,6 +47,10 @@ local function int(n)
     if n < PRINTED then printed[n] = text end
   end
   return text
+end
+
+local function id(number)
+  return epoch .. '-' .. int(number)
 end
 
 -- A room's first key is that of its record. The others are made of it: they have its hash tag, so they are where it is.
@@ -177,7 +180,7 @@ end
 -- Entries up to this one are no longer kept.
 local function trim(to)
   if to <= base then return end
-  call('LTRIM', log, int(to - base), -1)
+  call('XTRIM', log, 'MINID', id(to + 1))
   base, changed = to, true
 end
 
@@ -213,15 +216,32 @@ local function pack_for(names, before_it, number, entry)
   end
 end
 
--- Gives the next number, writes the log, tells the other replicas that host the room. False, and nothing is done, when
--- the log does not get the length that it should, if one is given.
-local function append(entry, should)
-  local length = call('RPUSH', log, entry)
-  if should and length ~= should then
-    call('RPOP', log)
-    return false
+-- The log begins anew.
+local function restart(from)
+  clock()
+  local last = epoch
+  epoch = fresh
+  -- after every earlier one, also when the clock of a new server is behind
+  if last and tonumber(epoch) <= tonumber(last) then epoch = int(tonumber(last) + 1) end
+  call('DEL', log)
+  put('b', '0')
+  life, seq, base, below, old, heavy, aged = LIFE, from, from, from, from, from, now
+  prefix = nil
+  changed, rest_changed = true, true
+end
+
+-- Gives the next number, writes the log, tells the other replicas that host the room.
+local function append(entry)
+  local added = try('XADD', log, id(seq + 1), 'e', entry)
+  if type(added) == 'table' then
+    local last = call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
+    if not last then error(added) end
+    -- there are gaps in it, so it is none
+    if not old then read_rest(call('HGET', meta, 'c')) end
+    restart(math.max(seq, tonumber(match(last[1], '%d+$'))))
+    call('XADD', log, id(seq + 1), 'e', entry)
   end
-  seq = base + length
+  seq = seq + 1
   if #entry >= LIGHT then
     local bytes = call('HINCRBY', meta, 'b', #entry)
     if bytes * 2 >= LOG_BYTES then
@@ -231,15 +251,20 @@ local function append(entry, should)
       put('b', '0')
     end
   end
-  if length >= LOG_ENTRIES * 2 then trim(seq - LOG_ENTRIES) end
+  if seq - base >= LOG_ENTRIES * 2 then trim(seq - LOG_ENTRIES) end
   if hosts ~= ME then
     pack_for(split(hosts), before_entries(), int(seq), entry)
   end
-  return true
 end
 
 local function position()
   return epoch .. ' ' .. int(seq)
+end
+
+-- Where a signal is, and what the replica that calls has to know to go on by itself: how many entries may come before a function
+-- has to look at the log's bounds (- when nothing is published to this replica), and who is published to.
+local function at()
+  return 'at ' .. position() .. ' ' .. (is_host(ME) and int(LOG_ENTRIES * 2 - (seq - base)) or '-') .. ' ' .. hosts
 end
 
 -- The same, of what is told to those on the replica that calls too: who sends knows what. Who came or went is for
@@ -318,35 +343,30 @@ local function view(out)
   return out
 end
 
+local function nothing_known(out, last)
+  for i = #out, last, -1 do out[i] = nil end
+  out[last] = 'lost'
+  return out
+end
+
 -- 'known' and every entry after this one, or 'lost'
 local function read(known_epoch, wanted, out)
   wanted = tonumber(wanted)
   if epoch == known_epoch and wanted <= seq and wanted >= math.max(below, seq - LOG_ENTRIES) then
     out[#out + 1] = 'known'
+    local last = #out
     if wanted < seq then
-      for _, entry in ipairs(call('LRANGE', log, int(wanted - base), -1)) do out[#out + 1] = entry end
+      for _, record in ipairs(call('XRANGE', log, id(wanted + 1), '+')) do out[#out + 1] = record[2][2] end
     end
+    if #out - last ~= seq - wanted then return nothing_known(out, last) end
   else
     out[#out + 1] = 'lost'
   end
   return out
 end
 
--- The log begins anew.
-local function restart(from)
-  clock()
-  local last = epoch
-  epoch = fresh
-  -- after every earlier one, also when the clock of a new server is behind
-  if last and tonumber(epoch) <= tonumber(last) then epoch = int(tonumber(last) + 1) end
-  put('b', '0')
-  life, seq, base, below, old, heavy, aged = LIFE, from, from, from, from, from, now
-  prefix = nil
-  changed, rest_changed = true, true
-end
-
 local function begin(from, most)
-  call('DEL', meta, members, leases, log, seen, older)
+  call('DEL', meta, members, leases, seen, older)
   hosts, count, max = '', 0, most
   restart(from)
 end
@@ -361,9 +381,7 @@ local function take_over()
     place(member, conn, '-')
     await(member)
   end)
-  local last = base + call('LLEN', log)
-  call('DEL', log)
-  restart(last)
+  restart(base + call('XLEN', log))
   index()
   save()
 end
@@ -376,7 +394,7 @@ local function is_there(record, replicas)
   end
   epoch, life, base = unpack_record(RECORD, record)
   prefix = nil
-  hosts, heavy = replicas or '', nil
+  hosts, heavy, old = replicas or '', nil, nil
   return true
 end
 
@@ -396,6 +414,7 @@ local function open(one, two)
     take_over()
     words = call('HMGET', meta, 'r', 'h', one, two)
   end
+  if epoch then seq = base + call('XLEN', log) end
   return words[3], words[4]
 end
 
@@ -408,7 +427,7 @@ local function open_all(one, two)
     words = call('HMGET', meta, 'r', 'h', 'c', one or '-', two or '-')
   end
   read_rest(words[3])
-  seq = base + call('LLEN', log)
+  seq = base + call('XLEN', log)
   return words[4], words[5]
 end
 
@@ -427,106 +446,8 @@ end
 
 -- Two generations of requests are known. How many there are in this one.
 local function remember(request)
-  local known = call('HLEN', seen)
-  if known >= SEEN then
-    call('RENAME', seen, older)
-    known = 0
-  end
+  if call('HLEN', seen) >= SEEN then call('RENAME', seen, older) end
   call('HSET', seen, request, int(seq))
-  return known + 1
-end
-
--- Rooms as a signal left them. While nobody does anything else in a room, the next signal with the same head (from
--- the same connection, to the same members) reads nothing: whether it may be sent has been found out, and all that it
--- needs is here. Every other act forgets the room. Who else writes rooms (a library of another version, another server that
--- this one copied or gave a slot to) is found by the key WRITER, in which each leaves its own TOKEN; and a log that
--- was lost, by its length.
-local WRITER, token
--- By the room's first key; by what a signal begins with; by what a request begins with. How many of the latter two: few,
--- since Lua looks at all that it has whenever it collects what it no longer needs.
-local states, signals, requests, heads = {}, {}, {}, 0
-local HEADS = 1024
-
-local function forget_all()
-  states, signals, requests, heads = {}, {}, {}, 0
-end
-
-local function forget_room()
-  local state = states[meta]
-  if not state then return end
-  states[meta] = nil
-  for _, known in ipairs(state) do signals[known], requests[known] = nil, nil end
-  heads = heads - #state
-end
-
--- `known`: requests in this generation; nil when that was not looked at.
-local function keep(by_head, known)
-  local state = states[meta]
-  if not state then
-    if not by_head then return end
-    state = {meta = meta, log = log, seen = seen, older = older}
-    states[meta] = state
-  end
-  state.epoch, state.base, state.length, state.hosts = epoch, base, seq - base, hosts
-  state.names, state.prefix = split(hosts), before_entries()
-  if known then
-    state.known, state.rotated = known, call('EXISTS', older) == 1
-  end
-  if by_head then
-    by_head[head], heads = state, heads + 1
-    state[#state + 1] = head
-  end
-end
-
-local function take_up(state)
-  meta, log, seen, older = state.meta, state.log, state.seen, state.older
-  epoch, life, base, hosts, heavy, prefix = state.epoch, LIFE, state.base, state.hosts, nil, state.prefix
-end
-
-local function appended_again(state, entry)
-  if not append(entry, state.length + 1) then
-    forget_room()
-    return false
-  end
-  state.base, state.length = base, seq - base
-  return true
-end
-
--- A signal with a head that is known: its number, or nil when more has to be looked at. This is what is done most often.
-local function signal_again(state, entry)
-  local length = state.length + 1
-  if length >= LOG_ENTRIES * 2 or #entry >= LIGHT then return end
-  local grown = try('RPUSH', state.log, entry)
-  if grown ~= length then
-    if type(grown) == 'number' then call('RPOP', state.log) end
-    return
-  end
-  state.length = length
-  local number = state.base + length
-  pack_for(state.names, state.prefix, int(number), entry)
-  return number
-end
-
-local function heavy_signal_again(state, entry)
-  take_up(state)
-  if appended_again(state, entry) then return seq end
-end
-
--- A request with a head that is known; nil when it has to be looked at in full.
-local function request_again(state, entry, request)
-  take_up(state)
-  if state.known >= SEEN then return end
-  if state.rotated then
-    local at = call('HGET', older, request)
-    if at then return 'before ' .. at end
-  end
-  -- the number that it will get
-  if call('HSETNX', seen, request, int(base + state.length + 1)) == 0 then return before(request) end
-  if appended_again(state, entry) then
-    state.known = state.known + 1
-    return seq
-  end
-  call('HDEL', seen, request)
 end
 
 -- The replica that calls has nobody here any more, as far as it knows.

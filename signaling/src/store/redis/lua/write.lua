@@ -2,24 +2,9 @@
 -- room's first key, and in another line the act, or of a signal whose it is and whose it shall be. An act takes all of
 -- its arguments before it does anything, so that one that fails harms no other.
 local function one()
-  head = next_arg()
-  local at, state = arg, signals[head]
-  if state then
-    local answer = heavy_signal_again(state, next_arg())
-    if answer then return answer end
-  else
-    state = requests[head]
-    if state then
-      local answer = request_again(state, next_arg(), next_arg())
-      if answer then return answer end
-    end
-  end
-  arg = at
-  local first, rest = match(head, '^([^\n]*)\n(.*)$')
+  local first, rest = match(next_arg(), '^([^\n]*)\n(.*)$')
   all_keys(first)
   if find(rest, '^%d') then return act.signal(rest) end
-  if find(rest, 'request ', 1, true) == 1 then return act.request(rest) end
-  forget_room()
   return act[rest]()
 end
 
@@ -55,48 +40,23 @@ local function guarded()
     if worked and not saved then worked, answer = false, why end
   end
   if not worked then
-    forget_room()
     return {err = 'ERR ' .. tostring(type(answer) == 'table' and answer.err or answer)}
   end
   return (written or type(answer) == 'table') and list(answer) or answer
 end
 
-local common, busy
--- What is the same in most calls is taken apart when it changes.
-local function begin_call(word)
-  if word ~= common then
-    local last = LIFE
-    ME, LIFE, LIVES, CHANNEL, NEWS = match(word, '^(.-)\n(.-)\n(.-)\n(.-)\n(.-)$')
-    NEWS, WRITER, common = tonumber(NEWS), sub(CHANNEL, 1, -4) .. 'writer', word
-    if LIFE ~= last then token = nil end
-  end
-  if heads >= HEADS then forget_all() end
-  -- one that was broken off may have left things half done
-  if busy or not token or call('GET', WRITER) ~= token then
-    forget_all()
-    clock()
-    token = token or LIFE .. fresh .. tostring(states)
-    call('SET', WRITER, token)
-  end
-end
-
+local common
 local function write(_, words)
   if not call then bind() end
   args, arg, boxes, now = words, 1, {}, nil
-  begin_call(words[1])
-  busy = true
-  local answers, last = {}, #words
-  while arg < last do
-    local state = signals[words[arg + 1]]
-    local answer = state and signal_again(state, words[arg + 2])
-    if answer then
-      arg = arg + 2
-    else
-      answer = guarded()
-    end
-    answers[#answers + 1] = answer
+  -- what is the same in most calls is taken apart when it changes
+  if words[1] ~= common then
+    common = words[1]
+    ME, LIFE, LIVES, CHANNEL, NEWS = match(common, '^(.-)\n(.-)\n(.-)\n(.-)\n(.-)$')
+    NEWS = tonumber(NEWS)
   end
+  local answers, last = {}, #words
+  while arg < last do answers[#answers + 1] = guarded() end
   for host, box in pairs(boxes) do send(CHANNEL .. host, box) end
-  busy = false
   return answers
 end

@@ -1,4 +1,4 @@
-//! What the functions in Redis keep of a room from one signal to the next is never taken for what the room has become.
+//! Signals are appended without a function by who knows the room, and never to a room that has become another.
 
 use crate::support::*;
 use rtc_signaling::{
@@ -6,7 +6,7 @@ use rtc_signaling::{
     store::{Listener, Shared, redis::RedisRooms},
 };
 use rtc_signaling_proto::{
-    MemberId, ReplicaId, RoomName,
+    Limits, MemberId, ReplicaId, RoomName,
     entry::Profile,
     ops::{Join, RoomLimits, Signal},
 };
@@ -14,7 +14,7 @@ use serde_json::json;
 use std::{sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 
-/// Signals back and forth, until the functions know both senders.
+/// Signals back and forth, until both replicas know the room.
 async fn talk(one: &mut Client, two: &mut Client) {
     for n in 0..4 {
         one.signal(None, json!(n)).await;
@@ -32,7 +32,7 @@ async fn calls_of(redis: &Redis, command: &str) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_signal_after_another_reads_nothing_of_its_room() {
+async fn a_signal_after_another_calls_no_function() {
     let backend = Backend::redis();
     let (a, b) = (backend.replica().await, backend.replica().await);
     let (mut one, mut two) = (a.join("r").await, b.join("r").await);
@@ -43,11 +43,81 @@ async fn a_signal_after_another_reads_nothing_of_its_room() {
     for n in 0..20 {
         one.signal(None, json!(n)).await;
         assert_eq!(two.expect("signal").await["data"], n);
+        two.signal(None, json!(n)).await;
+        assert_eq!(one.expect("signal").await["data"], n);
     }
-    assert_eq!(calls_of(redis, "rpush").await, 20);
-    // a lease is renewed every few seconds, after which the room is read once
-    let read = calls_of(redis, "hmget").await;
-    assert!(read <= 4, "{read} times read");
+    assert_eq!(calls_of(redis, "xadd").await, 40);
+    // leases are renewed every few seconds
+    let functions = calls_of(redis, "fcall").await;
+    assert!(functions <= 6, "{functions} calls of functions");
+}
+
+/// What the other says meanwhile takes the place that one has in mind, all the time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_who_talk_at_once_are_told_one_order() {
+    const EACH: u64 = 300;
+    let backend = Backend::redis();
+    let replica = async || {
+        let limits = Limits { messages_per_second: 10_000, ..Limits::default() };
+        Replica::start(backend.builder().limits(limits)).await
+    };
+    let (a, b, c) = (replica().await, replica().await, replica().await);
+    let (mut one, mut two, mut three) = (a.join("r").await, b.join("r").await, c.join("r").await);
+    one.expect("member-joined").await;
+    one.expect("member-joined").await;
+    two.expect("member-joined").await;
+    let talk = async |client: &mut Client| {
+        for n in 0..EACH {
+            client.signal(None, json!(n)).await;
+            if n % 7 == 0 {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        }
+        let mut heard = Vec::new();
+        while heard.len() < EACH as usize {
+            let frame = client.expect("signal").await;
+            heard.push((frame["seq"].as_u64().unwrap(), frame["data"].as_u64().unwrap()));
+        }
+        heard
+    };
+    let listen = async |client: &mut Client| {
+        let mut heard = Vec::new();
+        while heard.len() < 2 * EACH as usize {
+            let frame = client.expect("signal").await;
+            let from = frame["from"].as_str().unwrap().to_owned();
+            heard.push((frame["seq"].as_u64().unwrap(), from, frame["data"].as_u64().unwrap()));
+        }
+        heard
+    };
+    let names = [one.id(), two.id()];
+    let (of_two, of_one, all) = tokio::join!(talk(&mut one), talk(&mut two), listen(&mut three));
+    assert!(all.windows(2).all(|pair| pair[1].0 == pair[0].0 + 1), "out of order, twice, or a hole");
+    for (heard, name) in [(of_one, &names[0]), (of_two, &names[1])] {
+        assert_eq!(heard.iter().map(|(_, n)| *n).collect::<Vec<_>>(), (0..EACH).collect::<Vec<_>>());
+        let those = all.iter().filter(|(_, from, _)| from == name).map(|(seq, _, n)| (*seq, *n));
+        assert_eq!(those.collect::<Vec<_>>(), heard);
+    }
+}
+
+/// Nothing that this service does leaves one; another program may.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_with_a_gap_begins_anew() {
+    let backend = Backend::redis();
+    let (a, b) = (backend.replica().await, backend.replica().await);
+    let (mut one, mut two) = (a.join("r").await, b.join("r").await);
+    one.expect("member-joined").await;
+    talk(&mut one, &mut two).await;
+    let redis = backend.redis.as_ref().unwrap();
+    let logs: Vec<String> = redis::from_redis_value(redis.command(&["KEYS", "rtc:*:log:r"]).await).unwrap();
+    let epoch = one.epoch;
+    redis.command(&["XADD", &logs[0], &format!("{epoch}-5000"), "e", "s aa - u1\n1"]).await;
+    // its sender is heard all the same
+    one.signal(None, json!("on")).await;
+    for client in [&mut one, &mut two] {
+        let resync = client.until("resync").await;
+        assert!(resync["epoch"].as_u64().unwrap() > epoch && resync["seq"].as_u64().unwrap() >= 5000);
+    }
+    talk(&mut one, &mut two).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -100,6 +170,7 @@ impl Listener for Heard {
     fn entry(&self, _: &RoomName, parcel: &Arc<Parcel>) {
         let _ = self.0.send(parcel.clone());
     }
+    fn missing(&self, _: &RoomName) {}
     fn gap(&self) {}
     fn health(&self, _: Option<u64>) {}
 }

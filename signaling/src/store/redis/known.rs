@@ -1,0 +1,616 @@
+//! What a replica knows of a room that it hosts, so that most signals need no function: a compare-and-append.
+//!
+//! The log is a stream, and an entry's id there is its epoch and seq. Redis refuses an id that is not above the last, so
+//! who appends `seq + 1` knowing every entry up to `seq` appends to the log that it knows, or not at all: whatever was
+//! decided by what is known (who may send, to whom, which replicas have to be told) still holds.
+//!
+//! Such an entry is *proposed*: it is published in the same transaction that tries to append it, and Redis
+//! publishes also when it does not append. So whoever hears a proposal has to know whether it came true. It did if it is
+//! the first with its number that is heard: had another entry that number, then that one was appended before, and
+//! published before, in one step. This needs that nothing is missing before it, and that no write of one's own, which is not
+//! published to oneself, may have taken the number. So what is heard while writes are under way waits for their
+//! answers, and a proposal that is not the very next entry counts for nothing: the log is read instead.
+//!
+//! No IO.
+
+use rtc_signaling_proto::{Entry, Kind, MemberId, ReplicaId};
+use std::collections::VecDeque;
+
+/// Senders of a room that may propose; with more, the others' signals are written by functions.
+const SENDERS: usize = 16;
+/// Own entries whose forerunners have not been heard yet; with more, something is amiss.
+const AHEAD: usize = 64;
+
+/// Of an entry: the log's life, and the number in it.
+pub(super) type Place = (u64, u64);
+
+/// Who sends to whom, by which connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Sender {
+    pub(super) from: MemberId,
+    pub(super) conn: u64,
+    pub(super) to: Option<MemberId>,
+}
+
+/// What a function told of the log as it left it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Told {
+    /// The log's end; `None` from a function that does not say, or when the replica is none that entries are published to.
+    pub(super) end: Option<Place>,
+    /// What was appended, and whether it is a signal.
+    pub(super) own: Vec<(Place, bool)>,
+    /// Of a signal, which is the log's end: who may go on proposing, until which seq, and whom to tell.
+    pub(super) terms: Option<(Sender, u64, Vec<ReplicaId>)>,
+}
+
+/// What became of a write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// Its answer did not come: it was done, or was not, or will be.
+    Lost,
+    /// It did nothing, of a proposal too.
+    Nothing,
+    /// A function has done it.
+    Told(Told),
+    /// What was proposed is in the log.
+    Appended(Place),
+}
+
+/// What is to be done with what was heard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// It is in the log.
+    Take(Entry),
+    /// The log has entries that were not heard.
+    Missing,
+}
+
+/// An entry to propose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Proposal {
+    pub(super) place: Place,
+    /// Other replicas that host the room.
+    pub(super) others: Vec<ReplicaId>,
+}
+
+/// What holds for as long as nothing but signals is appended: who comes, goes, or is attached elsewhere is an entry.
+#[derive(Debug)]
+struct Terms {
+    others: Vec<ReplicaId>,
+    /// From this seq on a function has to see to the log's bounds.
+    until: u64,
+    senders: Vec<Sender>,
+}
+
+#[derive(Debug)]
+struct Heard {
+    /// Waits for the answers of writes up to this one.
+    ticket: u64,
+    subscription: u64,
+    entry: Entry,
+    proposed: bool,
+}
+
+#[derive(Debug, Default)]
+struct Writing {
+    /// Tickets in order, and by which subscription's server.
+    under_way: Vec<(u64, u64)>,
+    waiting: VecDeque<Heard>,
+    /// Own entries that others precede which were not heard yet.
+    ahead: Vec<(u64, bool)>,
+}
+
+/// One room.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// By which subscription all entries after `place` are heard; those of one that came before say nothing.
+    subscription: u64,
+    /// Every entry up to this one is known.
+    place: Option<Place>,
+    terms: Option<Box<Terms>>,
+    /// Small: most rooms are quiet.
+    writing: Option<Box<Writing>>,
+}
+
+impl Known {
+    /// A write is sent to the server of this subscription, which began before. Tickets rise.
+    pub(super) fn begin(&mut self, subscription: u64, ticket: u64) {
+        if self.subscription != subscription {
+            self.subscription = subscription;
+            self.forget();
+        }
+        self.writing.get_or_insert_default().under_way.push((ticket, subscription));
+    }
+
+    /// Where to append a signal without a function; `None` if that cannot be known now. Begins the write.
+    pub(super) fn propose(
+        &mut self,
+        subscription: u64,
+        ticket: u64,
+        (from, conn, to): (&MemberId, u64, Option<&MemberId>),
+    ) -> Option<Proposal> {
+        let (epoch, seq) = self.place.filter(|_| self.subscription == subscription)?;
+        let terms = self.terms.as_ref()?;
+        let is_known = |s: &Sender| s.conn == conn && s.from == *from && s.to.as_ref() == to;
+        // one at a time: were the first refused, the second must not get in before it
+        if self.writing.is_some() || seq + 1 >= terms.until || !terms.senders.iter().any(is_known) {
+            return None;
+        }
+        let proposal = Proposal { place: (epoch, seq + 1), others: terms.others.clone() };
+        self.begin(subscription, ticket);
+        Some(proposal)
+    }
+
+    /// A write has ended. What it appended has been taken already.
+    pub(super) fn end(&mut self, ticket: u64, answer: Answer, next: &mut Vec<Next>) {
+        let Some(writing) = &mut self.writing else { return };
+        let Some(at) = writing.under_way.iter().position(|(t, _)| *t == ticket) else { return };
+        let (_, subscription) = writing.under_way.remove(at);
+        match answer {
+            Answer::Lost => self.forget(),
+            Answer::Nothing => self.terms = None,
+            // it says nothing of what another subscription hears
+            _ if subscription != self.subscription => {}
+            Answer::Appended(place) => self.own(&[(place, true)]),
+            Answer::Told(Told { end, own, terms }) => {
+                if let Some(end) = end
+                    && self.place.is_none_or(|(epoch, _)| epoch < end.0)
+                {
+                    self.forget();
+                    self.place = Some(end);
+                }
+                self.own(&own);
+                if let Some((sender, until, others)) = terms {
+                    self.agree(end, sender, until, others);
+                }
+            }
+        }
+        self.release(next);
+    }
+
+    /// An entry was heard, or a proposal.
+    pub(super) fn heard(&mut self, subscription: u64, entry: Entry, proposed: bool, next: &mut Vec<Next>) {
+        match &mut self.writing {
+            Some(writing) if !writing.under_way.is_empty() => {
+                let ticket = writing.under_way.last().map_or(0, |(ticket, _)| *ticket);
+                writing.waiting.push_back(Heard { ticket, subscription, entry, proposed });
+            }
+            _ => self.take(subscription, entry, proposed, next),
+        }
+    }
+
+    fn forget(&mut self) {
+        (self.place, self.terms) = (None, None);
+        if let Some(writing) = &mut self.writing {
+            writing.ahead.clear();
+        }
+    }
+
+    fn release(&mut self, next: &mut Vec<Next>) {
+        loop {
+            let Some(writing) = &mut self.writing else { return };
+            let first = writing.under_way.first().map_or(u64::MAX, |(ticket, _)| *ticket);
+            if writing.waiting.front().is_none_or(|heard| heard.ticket >= first) {
+                break;
+            }
+            let Some(heard) = writing.waiting.pop_front() else { break };
+            self.take(heard.subscription, heard.entry, heard.proposed, next);
+        }
+        self.writing.take_if(|w| w.under_way.is_empty() && w.waiting.is_empty() && w.ahead.is_empty());
+    }
+
+    fn take(&mut self, subscription: u64, entry: Entry, proposed: bool, next: &mut Vec<Next>) {
+        let here = self.place.filter(|_| subscription == self.subscription);
+        match here {
+            Some((epoch, seq)) if entry.epoch == epoch && entry.seq == seq + 1 => {
+                self.advance(entry.kind == Kind::Signal);
+            }
+            Some(place) if (entry.epoch, entry.seq) <= place => {
+                if proposed {
+                    return;
+                }
+            }
+            _ => {
+                if subscription == self.subscription {
+                    self.forget();
+                }
+                if proposed {
+                    next.push(Next::Missing);
+                    return;
+                }
+            }
+        }
+        next.push(Next::Take(entry));
+    }
+
+    /// The next entry is known.
+    fn advance(&mut self, signal: bool) {
+        let Some((_, seq)) = &mut self.place else { return };
+        *seq += 1;
+        if !signal {
+            self.terms = None;
+        }
+        self.catch_up();
+    }
+
+    /// Goes past own entries that come next.
+    fn catch_up(&mut self) {
+        let Some(writing) = &mut self.writing else { return };
+        while let Some((_, seq)) = &mut self.place
+            && let Some(at) = writing.ahead.iter().position(|(ahead, _)| *ahead <= *seq + 1)
+        {
+            let (ahead, signal) = writing.ahead.swap_remove(at);
+            if ahead == *seq + 1 {
+                *seq = ahead;
+                if !signal {
+                    self.terms = None;
+                }
+            }
+        }
+    }
+
+    fn own(&mut self, appended: &[(Place, bool)]) {
+        let Some((epoch, seq)) = self.place else { return };
+        let Some(writing) = &mut self.writing else { return };
+        let later = appended.iter().filter(|((e, s), _)| *e == epoch && *s > seq);
+        writing.ahead.extend(later.map(|((_, s), signal)| (*s, *signal)));
+        if writing.ahead.len() > AHEAD {
+            self.forget();
+        }
+        self.catch_up();
+    }
+
+    fn agree(&mut self, end: Option<Place>, sender: Sender, until: u64, others: Vec<ReplicaId>) {
+        if end.is_none() || self.place != end {
+            return;
+        }
+        match &mut self.terms {
+            Some(terms) => {
+                (terms.others, terms.until) = (others, until);
+                if terms.senders.len() < SENDERS && !terms.senders.contains(&sender) {
+                    terms.senders.push(sender);
+                }
+            }
+            None => self.terms = Some(Box::new(Terms { others, until, senders: vec![sender] })),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    const PODS: usize = 3;
+
+    fn pod(n: usize) -> ReplicaId {
+        format!("pod-{n}").parse().unwrap()
+    }
+
+    fn member(n: usize) -> MemberId {
+        format!("m{n}").parse().unwrap()
+    }
+
+    /// One word of content tells entries apart.
+    fn entry((epoch, seq): Place, kind: Kind, word: u64) -> Entry {
+        Entry { kind, epoch, seq, from: member(0), to: None, id: word.to_string(), body: String::new() }
+    }
+
+    #[derive(Debug)]
+    enum Write {
+        Signal {
+            word: u64,
+        },
+        /// The pod begins to host the room, or stops.
+        Host {
+            word: u64,
+            stays: bool,
+        },
+        Proposal {
+            proposal: Proposal,
+            word: u64,
+        },
+        Read,
+    }
+
+    #[derive(Default)]
+    struct Pod {
+        known: Known,
+        subscription: u64,
+        listens: bool,
+        sent: VecDeque<(u64, Write)>,
+        answers: VecDeque<(u64, Answer, Vec<Entry>)>,
+        channel: VecDeque<(u64, Entry, bool)>,
+        /// What its clients were told.
+        told: BTreeMap<Place, String>,
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    enum Step {
+        Signal(usize),
+        Host(usize, bool),
+        Read(usize),
+        Serve(usize),
+        Answer(usize),
+        Lose(usize),
+        Hear(usize),
+        Deafen(usize),
+        Subscribe(usize),
+        Restart,
+    }
+
+    struct World {
+        pods: Vec<Pod>,
+        epoch: u64,
+        log: Vec<Entry>,
+        hosts: BTreeSet<usize>,
+        tickets: u64,
+        proposed: usize,
+        came_true: usize,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let pods = (0..PODS).map(|_| Pod { listens: true, ..Pod::default() }).collect();
+            Self {
+                pods,
+                epoch: 7,
+                log: Vec::new(),
+                hosts: BTreeSet::new(),
+                tickets: 0,
+                proposed: 0,
+                came_true: 0,
+            }
+        }
+
+        fn place(&self) -> Place {
+            (self.epoch, self.log.len() as u64)
+        }
+
+        fn publish(&mut self, to: usize, entry: &Entry, proposed: bool) {
+            let pod = &mut self.pods[to];
+            if pod.listens {
+                pod.channel.push_back((pod.subscription, entry.clone(), proposed));
+            }
+        }
+
+        fn append(&mut self, by: usize, kind: Kind, word: u64) -> Entry {
+            let entry = entry((self.epoch, self.log.len() as u64 + 1), kind, word);
+            self.log.push(entry.clone());
+            for host in self.hosts.clone() {
+                if host != by {
+                    self.publish(host, &entry, false);
+                }
+            }
+            entry
+        }
+
+        fn begin(&mut self, n: usize) -> u64 {
+            self.tickets += 1;
+            let pod = &mut self.pods[n];
+            pod.known.begin(pod.subscription, self.tickets);
+            self.tickets
+        }
+
+        /// The first write of a pod is served.
+        fn serve(&mut self, n: usize) {
+            let Some((ticket, write)) = self.pods[n].sent.pop_front() else { return };
+            let mut own = Vec::new();
+            let answer = match write {
+                Write::Signal { word } => {
+                    own.push(self.append(n, Kind::Signal, word));
+                    let others =
+                        self.hosts.iter().filter(|host| **host != n).map(|host| pod(*host)).collect();
+                    let sender = Sender { from: member(n), conn: 1, to: None };
+                    let end = self.hosts.contains(&n).then(|| self.place());
+                    let terms = Some((sender, self.place().1 + 9, others));
+                    Answer::Told(Told { end, own: vec![(self.place(), true)], terms })
+                }
+                Write::Host { word, stays } => {
+                    if stays {
+                        self.hosts.insert(n);
+                    }
+                    own.push(self.append(n, Kind::Joined, word));
+                    if !stays {
+                        self.hosts.remove(&n);
+                    }
+                    let end = stays.then(|| self.place());
+                    Answer::Told(Told { end, own: vec![(self.place(), false)], terms: None })
+                }
+                Write::Read => {
+                    own.clone_from(&self.log);
+                    let end = self.hosts.contains(&n).then(|| self.place());
+                    Answer::Told(Told { end, ..Told::default() })
+                }
+                Write::Proposal { proposal, word } => {
+                    let entry = entry(proposal.place, Kind::Signal, word);
+                    let is_next = proposal.place == (self.epoch, self.log.len() as u64 + 1);
+                    if is_next {
+                        let mut hosts: BTreeSet<_> = proposal.others.iter().cloned().collect();
+                        hosts.insert(pod(n));
+                        // a room may be published to a pod that left it, and to no other
+                        assert!(
+                            self.hosts.iter().all(|host| hosts.contains(&pod(*host))),
+                            "a host was forgotten"
+                        );
+                        assert!(self.hosts.contains(&n), "who does not host the room wrote to it");
+                        self.log.push(entry.clone());
+                        own.push(entry.clone());
+                        self.came_true += 1;
+                    }
+                    for host in (0..PODS).filter(|host| proposal.others.contains(&pod(*host))) {
+                        self.publish(host, &entry, true);
+                    }
+                    if is_next { Answer::Appended(proposal.place) } else { Answer::Nothing }
+                }
+            };
+            self.pods[n].answers.push_back((ticket, answer, own));
+        }
+
+        fn step(&mut self, step: Step) {
+            let mut next = Vec::new();
+            let which = match step {
+                Step::Signal(n) => {
+                    self.tickets += 1;
+                    let (ticket, word) = (self.tickets, self.tickets);
+                    let pod = &mut self.pods[n];
+                    let proposal = pod.known.propose(pod.subscription, ticket, (&member(n), 1, None));
+                    self.proposed += usize::from(proposal.is_some());
+                    let (ticket, write) = match proposal {
+                        Some(proposal) => (ticket, Write::Proposal { proposal, word }),
+                        None => (self.begin(n), Write::Signal { word }),
+                    };
+                    self.pods[n].sent.push_back((ticket, write));
+                    n
+                }
+                Step::Host(n, stays) => {
+                    let ticket = self.begin(n);
+                    self.pods[n].sent.push_back((ticket, Write::Host { word: ticket, stays }));
+                    n
+                }
+                Step::Read(n) => {
+                    let ticket = self.begin(n);
+                    self.pods[n].sent.push_back((ticket, Write::Read));
+                    n
+                }
+                Step::Serve(n) => {
+                    self.serve(n);
+                    n
+                }
+                Step::Answer(n) | Step::Lose(n) => {
+                    let Some((ticket, answer, own)) = self.pods[n].answers.pop_front() else { return };
+                    let pod = &mut self.pods[n];
+                    let lost = matches!(step, Step::Lose(_));
+                    if !lost {
+                        for entry in own {
+                            pod.told.entry((entry.epoch, entry.seq)).or_insert(entry.id);
+                        }
+                    }
+                    pod.known.end(ticket, if lost { Answer::Lost } else { answer }, &mut next);
+                    n
+                }
+                Step::Hear(n) => {
+                    let pod = &mut self.pods[n];
+                    let Some((subscription, entry, proposed)) = pod.channel.pop_front() else { return };
+                    pod.known.heard(subscription, entry, proposed, &mut next);
+                    n
+                }
+                Step::Deafen(n) => {
+                    self.pods[n].listens = false;
+                    n
+                }
+                Step::Subscribe(n) => {
+                    let pod = &mut self.pods[n];
+                    if !pod.listens {
+                        (pod.listens, pod.subscription) = (true, pod.subscription + 1);
+                    }
+                    n
+                }
+                Step::Restart => {
+                    self.epoch += 1;
+                    self.log.clear();
+                    return;
+                }
+            };
+            for next in next {
+                match next {
+                    Next::Take(entry) => {
+                        self.pods[which].told.entry((entry.epoch, entry.seq)).or_insert(entry.id);
+                    }
+                    Next::Missing => self.step(Step::Read(which)),
+                }
+            }
+            let epoch = self.epoch;
+            for (place, word) in &self.pods[which].told {
+                // what was told of an earlier life cannot be looked up any more
+                if place.0 == epoch {
+                    let written = self.log.get(place.1 as usize - 1).map(|entry| entry.id.as_str());
+                    assert_eq!(
+                        written,
+                        Some(word.as_str()),
+                        "pod {which} told what is not in the log at {place:?}"
+                    );
+                }
+            }
+        }
+    }
+
+    fn any_step() -> impl Strategy<Value = Step> {
+        let pod = 0..PODS;
+        prop_oneof![
+            8 => pod.clone().prop_map(Step::Signal),
+            1 => (pod.clone(), prop::bool::weighted(0.7)).prop_map(|(n, stays)| Step::Host(n, stays)),
+            1 => pod.clone().prop_map(Step::Read),
+            14 => pod.clone().prop_map(Step::Serve),
+            14 => pod.clone().prop_map(Step::Answer),
+            1 => pod.clone().prop_map(Step::Lose),
+            14 => pod.clone().prop_map(Step::Hear),
+            1 => pod.clone().prop_map(Step::Deafen),
+            2 => pod.clone().prop_map(Step::Subscribe),
+        ]
+    }
+
+    fn run(world: &mut World, steps: &[Step]) {
+        for n in 0..PODS {
+            for step in [Step::Host(n, true), Step::Serve(n), Step::Answer(n)] {
+                world.step(step);
+            }
+        }
+        steps.iter().for_each(|step| world.step(*step));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+        #[test]
+        fn nobody_is_told_what_is_not_in_the_log(steps in prop::collection::vec(any_step(), 0..300)) {
+            run(&mut World::new(), &steps);
+        }
+
+        #[test]
+        fn also_when_the_log_begins_anew(
+            steps in prop::collection::vec(prop_oneof![40 => any_step(), 1 => Just(Step::Restart)], 0..300),
+        ) {
+            run(&mut World::new(), &steps);
+        }
+    }
+
+    #[test]
+    fn who_answers_each_other_proposes() {
+        let mut world = World::new();
+        let turn = |n| {
+            [Step::Signal(n), Step::Serve(n), Step::Answer(n), Step::Hear(0), Step::Hear(1), Step::Hear(2)]
+        };
+        // the pods that began before hear of those that came later
+        let hear = [0, 1, 2].map(Step::Hear).repeat(3);
+        let steps: Vec<_> = hear.into_iter().chain((0..20).flat_map(|round| turn(round % 2))).collect();
+        run(&mut world, &steps);
+        // each once by a function, and once more after so many entries
+        assert_eq!((world.proposed, world.came_true), (16, 16));
+        assert_eq!(world.log.len(), PODS + 20);
+        let told = |pod: &Pod| pod.told.values().rev().take(20).cloned().collect::<Vec<_>>();
+        assert_eq!(told(&world.pods[0]), told(&world.pods[1]));
+    }
+
+    #[test]
+    fn of_two_proposals_with_one_number_the_first_counts() {
+        let mut world = World::new();
+        let hear = [0, 1, 2].map(Step::Hear).repeat(3);
+        let meet = |n| {
+            [Step::Signal(n), Step::Serve(n), Step::Answer(n), Step::Hear(0), Step::Hear(1), Step::Hear(2)]
+        };
+        let both = [Step::Signal(0), Step::Signal(1), Step::Serve(1), Step::Serve(0)];
+        let heard = [Step::Hear(0), Step::Hear(1), Step::Hear(2), Step::Hear(2)];
+        let answers = [Step::Answer(0), Step::Answer(1)];
+        let steps: Vec<_> =
+            hear.into_iter().chain(meet(0)).chain(meet(1)).chain(both).chain(heard).chain(answers).collect();
+        run(&mut world, &steps);
+        assert_eq!((world.proposed, world.came_true), (2, 1));
+        let end = world.place();
+        for pod in &world.pods {
+            assert_eq!(pod.told.get(&end), Some(&world.log.last().unwrap().id));
+        }
+    }
+}
