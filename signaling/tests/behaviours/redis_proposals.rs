@@ -52,6 +52,61 @@ async fn a_signal_after_another_calls_no_function() {
     assert!(functions <= 6, "{functions} calls of functions");
 }
 
+/// What a client never saw answered it sends again, wherever it goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_needed_no_function_is_known_when_it_comes_again() {
+    let backend = Backend::redis();
+    let (a, b) = (backend.replica().await, backend.replica().await);
+    let (mut one, mut two) = (a.join("r").await, b.join("r").await);
+    one.expect("member-joined").await;
+    talk(&mut one, &mut two).await;
+    let redis = backend.redis.as_ref().unwrap();
+    redis.command(&["CONFIG", "RESETSTAT"]).await;
+    let ask = |n: u64| json!({"type": "signal", "id": format!("q{n}"), "data": n});
+    let mut answered = Vec::new();
+    for n in 0..20 {
+        one.send(ask(n)).await;
+        answered.push(one.expect("ack").await["seq"].clone());
+        assert_eq!(two.expect("signal").await["data"], n);
+    }
+    let functions = calls_of(redis, "fcall").await;
+    assert!(functions <= 6, "{functions} calls of functions");
+    // by the same connection, and by another elsewhere
+    one.send(ask(3)).await;
+    assert_eq!(one.expect("ack").await["seq"], answered[3]);
+    let mut moved = one.resume_at(&b).await;
+    moved.expect("resumed").await;
+    for n in 0..20 {
+        moved.send(ask(n)).await;
+        assert_eq!(moved.expect("ack").await["seq"], answered[n as usize]);
+    }
+    moved.send(ask(20)).await;
+    moved.expect("ack").await;
+    assert_eq!(two.expect("signal").await["data"], 20);
+}
+
+/// The number that a refused proposal was to have is another's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_of_two_at_once_are_passed_on_once_each() {
+    let backend = Backend::redis();
+    let (a, b) = (backend.replica().await, backend.replica().await);
+    let (mut one, mut two) = (a.join("r").await, b.join("r").await);
+    one.expect("member-joined").await;
+    talk(&mut one, &mut two).await;
+    let ask = |n: u64| json!({"type": "signal", "id": format!("q{n}"), "data": n});
+    for n in 0..60 {
+        tokio::join!(one.send(ask(n)), two.send(ask(n)));
+        for client in [&mut one, &mut two] {
+            let both = [client.frame().await, client.frame().await];
+            let data: Vec<_> =
+                both.iter().filter(|frame| frame["type"] == "signal").map(|f| &f["data"]).collect();
+            assert_eq!(data, [&json!(n)], "{both:?}");
+        }
+    }
+    one.send(json!({"type": "signal", "data": "end"})).await;
+    assert_eq!(two.expect("signal").await["data"], "end");
+}
+
 /// What the other says meanwhile takes the place that one has in mind, all the time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_who_talk_at_once_are_told_one_order() {

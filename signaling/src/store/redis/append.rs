@@ -12,6 +12,8 @@ pub(super) struct Append {
     pub(super) proposal: Proposal,
     /// As in the log.
     pub(super) line: String,
+    /// Sender and word, if it may come again.
+    pub(super) request: Option<String>,
 }
 
 /// The logs of one server.
@@ -56,11 +58,11 @@ impl Server for Logs {
 }
 
 impl Logs {
-    /// First what is appended, then what is published: to each replica one message.
+    /// First what is appended, then what is noted, and what is published: to each replica one message.
     fn pipeline(&self, writes: &[Append]) -> Pipeline {
         let mut messages: Vec<(&ReplicaId, String)> = Vec::new();
         let mut pipeline = Pipeline::with_capacity(writes.len() + 2);
-        for Append { room, partition, proposal: Proposal { place, others }, line } in writes {
+        for Append { room, partition, proposal: Proposal { place, others }, line, .. } in writes {
             let (epoch, seq) = place;
             let add = pipeline.cmd("XADD").arg(key(*partition, "log:") + room.as_str());
             add.arg("NOMKSTREAM").arg(format!("{epoch}-{seq}")).arg("e").arg(line);
@@ -70,6 +72,13 @@ impl Logs {
                     messages.len() - 1
                 });
                 inbox::propose(&mut messages[at].1, room, *partition, *place, line);
+            }
+        }
+        for Append { room, partition, proposal, request, .. } in writes {
+            if let Some(request) = request {
+                // also if it is not appended: who finds it looks at what is there
+                let note = pipeline.cmd("HSET").arg(key(*partition, "seen:") + room.as_str());
+                note.arg(request).arg(proposal.place.1);
             }
         }
         if !messages.is_empty() {

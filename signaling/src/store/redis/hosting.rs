@@ -43,6 +43,18 @@ impl Hosting {
         self.rooms().contains_key(room)
     }
 
+    /// See [`Known::is_first`].
+    pub(super) fn is_first(&self, room: &RoomName, from: &MemberId, conn: u64, word: &str) -> bool {
+        self.rooms().get_mut(room).is_some_and(|known| known.is_first(from, conn, word))
+    }
+
+    /// See [`Known::ended`].
+    pub(super) fn ended(&self, room: &RoomName, member: &MemberId) {
+        if let Some(known) = self.rooms().get_mut(room) {
+            known.ended(member);
+        }
+    }
+
     /// A function is about to be called, on the server of this subscription.
     pub(super) fn begin<'a>(&'a self, room: &'a RoomName, subscription: u64) -> UnderWay<'a> {
         let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);

@@ -14,12 +14,18 @@
 //! No IO.
 
 use rtc_signaling_proto::{Entry, Kind, MemberId, ReplicaId};
-use std::collections::VecDeque;
+use std::{
+    collections::VecDeque,
+    hash::{DefaultHasher, Hash, Hasher},
+};
 
 /// Senders of a room that may propose; with more, the others' signals are written by functions.
 const SENDERS: usize = 16;
 /// Own entries whose forerunners have not been heard yet; with more, something is amiss.
 const AHEAD: usize = 64;
+
+/// Requests of a session that are told from new ones here.
+const REQUESTS: usize = 1024;
 
 /// Of an entry: the log's life, and the number in it.
 pub(super) type Place = (u64, u64);
@@ -110,6 +116,8 @@ pub(super) struct Known {
     terms: Option<Box<Terms>>,
     /// Small: most rooms are quiet.
     writing: Option<Box<Writing>>,
+    /// Hashes of the words of requests, of sessions that have had one connection, which is here.
+    requests: Vec<(MemberId, VecDeque<u64>)>,
 }
 
 impl Known {
@@ -139,6 +147,38 @@ impl Known {
         let proposal = Proposal { place: (epoch, seq + 1), others: terms.others.clone() };
         self.begin(subscription, ticket);
         Some(proposal)
+    }
+
+    /// Whether a request comes for the first time, as far as can be told here: all that a session asked for came by its
+    /// first connection.
+    pub(super) fn is_first(&mut self, from: &MemberId, conn: u64, word: &str) -> bool {
+        if conn != 1 {
+            return false;
+        }
+        let mut hasher = DefaultHasher::new();
+        word.hash(&mut hasher);
+        let hash = hasher.finish();
+        let at = self.requests.iter().position(|(member, _)| member == from).unwrap_or_else(|| {
+            self.requests.push((from.clone(), VecDeque::new()));
+            self.requests.len() - 1
+        });
+        let Some((_, known)) = self.requests.get_mut(at) else { return false };
+        if known.contains(&hash) {
+            return false;
+        }
+        if known.len() >= REQUESTS {
+            known.pop_front();
+        }
+        known.push_back(hash);
+        true
+    }
+
+    /// A session has no connection here any more.
+    pub(super) fn ended(&mut self, member: &MemberId) {
+        self.requests.retain(|(known, _)| known != member);
+        if self.requests.is_empty() {
+            self.requests = Vec::new();
+        }
     }
 
     /// A write has ended. What it appended has been taken already.

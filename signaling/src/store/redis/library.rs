@@ -71,7 +71,7 @@ impl Library {
 }
 
 /// Of each room.
-pub(super) const ROOM_KEYS: [&str; 6] = ["meta", "log", "members", "leases", "seen", "older"];
+pub(super) const ROOM_KEYS: [&str; 4] = ["meta", "log", "seen", "older"];
 /// Of all rooms of a partition.
 pub(super) const PART_KEYS: [&str; 2] = ["due", "news"];
 
@@ -88,8 +88,13 @@ impl Reply {
         };
         let mut reply = Self(words.into_iter());
         let count = if listed { reply.number()? } else { 0 };
-        let written = (0..count).map(|_| Entry::from_record(&reply.word()?).ok_or_else(malformed));
-        Ok((written.collect::<Outcome<_>>()?, reply))
+        let mut written = || {
+            let (epoch, seq) = (reply.number()?, reply.number()?);
+            Entry::from_line(epoch, seq, &reply.word()?).ok_or_else(malformed)
+        };
+        let written = (0..count).map(|_| written());
+        let written = written.collect::<Outcome<_>>()?;
+        Ok((written, reply))
     }
 
     pub(super) fn refused(&self) -> Option<Refusal> {
@@ -114,10 +119,10 @@ impl Reply {
         let count: usize = self.number()?;
         let mut member = || {
             let id = self.number()?;
-            // since, the secret's hash, and the profile in lines of its own
+            // connection, holder, until when, since, the secret's hash; and the profile in lines of its own
             let record = self.word()?;
             let (words, profile) = record.split_once('\n').ok_or_else(malformed)?;
-            let since = words.split(' ').next().and_then(|word| word.parse().ok()).ok_or_else(malformed)?;
+            let since = words.split(' ').nth(3).and_then(|word| word.parse().ok()).ok_or_else(malformed)?;
             Ok(Present { id, since, profile: Profile::from_stored(profile.to_owned()) })
         };
         let members = (0..count).map(|_| member()).collect::<Outcome<_>>()?;

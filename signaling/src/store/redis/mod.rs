@@ -2,9 +2,7 @@
 //!
 //! | key | what |
 //! | --- | --- |
-//! | `rtc:{pN}:meta:ROOM` | hash: `s`, the record (epoch, life, seq, what is forgotten next, counts); `h`, the replicas that host the room; member -> connection epoch and replica |
-//! | `rtc:{pN}:members:ROOM` | hash: member -> since, secret's hash, profile |
-//! | `rtc:{pN}:leases:ROOM` | zset: a replica (`r:`) or a detached session (`d:`) -> when it runs out |
+//! | `rtc:{pN}:meta:ROOM` | hash: `r`, the record (epoch, life, what is forgotten next, the replicas that host the room and their leases); member -> connection epoch, replica, when the lease of one without a connection runs out, since, secret's hash, profile |
 //! | `rtc:{pN}:log:ROOM` | stream: the last entries, by epoch and seq; bounded in length, age and bytes |
 //! | `rtc:{pN}:seen:ROOM`, `…:older:ROOM` | hashes: requests, to recognise a repeated one |
 //! | `rtc:{pN}:due` | zset: room -> when its first lease runs out; so the list of all rooms |
@@ -332,16 +330,17 @@ impl RedisStore {
         let Signal { from, conn, to, id, data } = signal;
         let draft = Draft::signal(from, to.as_ref(), id.clone(), data.clone());
         let line = draft.line();
-        let again = may_come_again(id);
-        if !again
+        let request = may_come_again(id).then(|| format!("{from} {id}"));
+        let is_new = request.is_none() || self.hosting.is_first(room, from, *conn, id);
+        if is_new
             && draft.weight() == 0
-            && let Some(seq) = self.propose(room, *conn, &draft, &line).await?
+            && let Some(seq) = self.propose(room, *conn, &draft, &line, request.clone()).await?
         {
             return Ok(Sent::Now(seq));
         }
         let to = to.as_ref().map_or("-", MemberId::as_str);
         let words = Words::default().show(format_args!("{conn} {from} {to}")).with(&line);
-        let words = if again { words.show(format_args!("{from} {id}")) } else { words.with("") };
+        let words = words.with(&request.unwrap_or_default());
         sent(self.write(room, words, Some((Some(*conn), draft))).await?)
     }
 
@@ -354,7 +353,14 @@ impl RedisStore {
     }
 
     /// Writes a signal without a function; `None` when it takes one.
-    async fn propose(&self, room: &RoomName, conn: u64, draft: &Draft, line: &str) -> Outcome<Option<u64>> {
+    async fn propose(
+        &self,
+        room: &RoomName,
+        conn: u64,
+        draft: &Draft,
+        line: &str,
+        request: Option<String>,
+    ) -> Outcome<Option<u64>> {
         let begun = Instant::now();
         let map = self.fleet.map();
         let partition = partition(room.as_str());
@@ -364,7 +370,7 @@ impl RedisStore {
             return Ok(None);
         };
         let place = proposal.place;
-        let append = Append { room: room.clone(), partition, proposal, line: line.to_owned() };
+        let append = Append { room: room.clone(), partition, proposal, line: line.to_owned(), request };
         match node.logs.write(append).await {
             Some(Ok(true)) => {
                 under_way.end([draft.clone().number(place.0, place.1)], Answer::Appended(place));
@@ -387,6 +393,7 @@ impl RedisStore {
         conn: u64,
         why: Reason,
     ) -> Outcome<u64> {
+        self.hosting.ended(room, member);
         let words =
             Words::new("leave").with(member.as_str()).show(format_args!("{conn} ")).with(why.as_str());
         let mut reply = self.run(room, words.with(self.last(room))).await?;
@@ -395,6 +402,7 @@ impl RedisStore {
     }
 
     pub(super) async fn detach(&self, room: &RoomName, member: &MemberId, conn: u64) -> Outcome<()> {
+        self.hosting.ended(room, member);
         let words = Words::new("detach").with(member.as_str()).show(conn).with(self.last(room));
         self.run(room, words).await.map(drop)
     }
@@ -472,12 +480,14 @@ impl RedisStore {
         let names: Vec<String> = names.map_err(|e| self.unavailable(&e))?;
         let mut count = redis::pipe();
         for name in &names {
-            count.cmd("HLEN").arg(key(p, &format!("members:{name}")));
+            count.cmd("HLEN").arg(key(p, &format!("meta:{name}")));
         }
         let counts: Vec<usize> = match names.is_empty() {
             true => Vec::new(),
             false => count.query_async(&mut commands).await.map_err(|e| self.unavailable(&e))?,
         };
+        // the record is no member
+        let counts = counts.into_iter().map(|count| count.saturating_sub(1));
         let rooms = names.iter().map(|name| RoomName::from_stored(name)).zip(counts);
         Ok((rooms.filter(|(_, members)| *members > 0).collect(), (p + 1 < PARTITIONS).then_some(part + 1)))
     }

@@ -1,7 +1,7 @@
-open_all()
+open()
 if not epoch then return 'unknown' end
 local all = {}
-each(function(member, _, holder) all[#all + 1] = {member = member, holder = holder} end)
+each(function(member, word) all[#all + 1] = {member = member, since = tonumber((select(4, taken_apart(word))))} end)
 remove_all(all, 'kicked')
 tidy()
 return 'closed'

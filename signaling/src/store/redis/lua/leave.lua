@@ -1,8 +1,7 @@
-local member, conn, reason, last = next_arg(), next_arg(), next_arg(), next_arg()
-local word = open_all(member)
+local member, conn, reason, last_here = next_arg(), next_arg(), next_arg(), next_arg()
+local word = open(member)
 local no = refused(word, conn)
 if no then return no end
-local _, holder = taken_apart(word)
-remove(member, holder, reason, count == 1)
-if not tidy() then unhost(last) end
+remove(member, reason)
+if not tidy() then unhost(last_here) end
 return {'left', int(seq)}

@@ -1,7 +1,8 @@
 local to, entry, request = next_arg(), next_arg(), next_arg()
-local somebody = open_all(to)
+local somebody = open(to)
 if to == '-' and epoch then
-  each(function(_, _, holder) somebody = somebody or holder ~= '-' end)
+  somebody = false
+  each(function(_, word) somebody = somebody or match(word, '^%d+ (%S+)') ~= '-' end)
 end
 -- one without a request does not come again
 local before = epoch and request ~= '' and before(request)

@@ -1,4 +1,3 @@
 local member, secret = next_arg(), next_arg()
-open_all()
-local _, known = of(member)
-return epoch and known == secret and 'known' or 'unknown'
+local word = open(member)
+return epoch and word and select(5, taken_apart(word)) == secret and 'known' or 'unknown'

@@ -1,11 +1,11 @@
-open_all()
+open()
 if not epoch then return 'gone' end
 clock()
 if now >= aged + LOG_AGE then
   forget(old)
-  old, aged = seq, now
+  old, aged, changed = last(), now, true
 end
 if not is_host(ME) then return 'lapsed ' .. epoch end
-call('ZADD', leases, int(now + REPLICA_LEASE), 'r:' .. ME)
+hold(ME)
 index()
-return 'kept ' .. epoch .. ' ' .. seq
+return 'kept ' .. epoch .. ' ' .. int(last())

@@ -1,3 +1,4 @@
 local known_epoch, wanted = next_arg(), next_arg()
-open_all()
-return epoch and read(known_epoch, wanted, {is_host(ME) and 'hosted' or 'read', epoch, int(seq)}) or {'read', '0', '0', 'lost'}
+open()
+if not epoch then return {'read', '0', '0', 'lost'} end
+return read(known_epoch, wanted, {is_host(ME) and 'hosted' or 'read', epoch, int(last())})

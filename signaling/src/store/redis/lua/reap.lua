@@ -1,4 +1,4 @@
-open_all()
+open()
 if epoch then reap() end
 if not tidy() then index() end
 return 'done'

@@ -1,13 +1,11 @@
 local member, secret, holder, known_epoch, wanted =
   next_arg(), next_arg(), next_arg(), next_arg(), next_arg()
-local word = open_all(member)
+local word = open(member)
 if not epoch or not word then return 'unknown' end
-local since, known_secret = of(member)
+local conn, _, _, since, known_secret = taken_apart(word)
 if known_secret ~= secret then return 'unknown' end
-local conn, last = taken_apart(word)
 conn = int(conn + 1)
-place(member, conn, holder)
-if last == '-' then call('ZREM', leases, 'd:' .. member) end
+place(member, word, conn, holder)
 hold(holder)
 announce('a ' .. member .. ' - ' .. conn .. '\n')
 return read(known_epoch, wanted, view({'resumed', conn, since}))

@@ -2,9 +2,10 @@
 -- to a call, and to the room that a write of it is about, is in these variables.
 
 -- Of Redis and Lua, which a library sees only while a function of it runs.
-local call, try, floor, format, find, match, sub, pack, unpack_record
+local call, try, floor, max_of, format, find, match, gmatch, sub, concat, sort, pack, unpack_record
 local function bind()
-  call, try, floor, format, find, match, sub = redis.call, redis.pcall, math.floor, string.format, string.find, string.match, string.sub
+  call, try, floor, max_of, sort, concat = redis.call, redis.pcall, math.floor, math.max, table.sort, table.concat
+  format, find, match, gmatch, sub = string.format, string.find, string.match, string.gmatch, string.sub
   pack, unpack_record = struct.pack, struct.unpack
 end
 
@@ -15,19 +16,20 @@ local ME, LIFE, LIVES, CHANNEL, NEWS
 -- The arguments, which one was taken last, and what is sent to which replica when all is done: of each entry the separator
 -- (no JSON has it, as in RFC 7464, nor a name), the room's first key and its epoch; seq; and the entry itself.
 local args, arg, boxes
-local now, fresh
+local now, seconds, micros
 
 -- Keys. The log has the entries after `base`, and no others; those up to `below` are forgotten. It is a stream, and the id of an
 -- entry is the epoch and the number: replicas append to it by themselves too (see `known.rs`).
-local meta, log, room, part, members, leases, seen, older, due, news
--- The room's record, and the replicas with a lease: what `leases` has under `r:`, as one word.
-local epoch, life, base, hosts
--- The rest of it. `old` and `heavy` mark what is forgotten next, by age (looked at in `aged`) and by weight.
--- `count`: of members.
-local seq, aged, old, heavy, below, count, max
-local RECORD, REST = '>c16c20I6', '>I6I6I6I6I4I4'
--- Whether they have to be written, and other fields of `meta` that have to.
-local changed, rest_changed, fields
+local meta, log, room, part, seen, older
+-- The room's record, the field r of `meta`; the other fields are its members. `old` and `heavy` mark what is forgotten next, by
+-- age (looked at in `aged`) and by weight (`bytes` since). `hosts`: the replicas that host it, as one word. `leased`: when
+-- the first detached session's lease runs out, or 0; then when that of each host does; six bytes each.
+local epoch, life, base, aged, old, heavy, bytes, below, max, hosts, leased
+local RECORD, RECORD_BYTES, NO_LEASE = '>c16c20I6I6I6I6I4I6I4', 74, '\0\0\0\0\0\0'
+-- Of the log's last entry; and how many members there are. nil until it is asked for.
+local seq, count
+-- Whether the record has to be written, and members that have to.
+local changed, fields
 -- What was appended, for those on the replica that calls; and what other replicas are sent before each entry.
 local written, prefix
 
@@ -38,12 +40,12 @@ local function next_arg()
   return args[arg]
 end
 
--- Most numbers are small, and printing one costs more than all else that is done with it.
+-- Most numbers are small, and printing one costs more than most of what is done with it. (%d takes what a long can hold.)
 local printed, PRINTED = {}, 256
 local function int(n)
   local text = printed[n]
   if not text then
-    text = format('%.0f', n)
+    text = format('%d', n)
     if n < PRINTED then printed[n] = text end
   end
   return text
@@ -58,17 +60,17 @@ local function all_keys(first)
   meta = first
   local at = find(meta, ':meta:', 1, true)
   part, room = sub(meta, 1, at), sub(meta, at + 6)
-  log, members, leases = part .. 'log:' .. room, part .. 'members:' .. room, part .. 'leases:' .. room
+  log = part .. 'log:' .. room
+end
+
+local function more_keys()
   seen, older = part .. 'seen:' .. room, part .. 'older:' .. room
-  due, news = part .. 'due', part .. 'news'
 end
 
 local function clock()
   if now then return end
-  local time = call('TIME')
-  now = time[1] * 1000 + floor(time[2] / 1000)
-  -- Microseconds, so that two lives of a room never share an epoch; below 2^53 until the year 2255.
-  fresh = time[1] .. format('%06d', time[2])
+  seconds, micros = unpack(call('TIME'))
+  now = seconds * 1000 + floor(micros / 1000)
 end
 
 local function put(field, value)
@@ -78,10 +80,29 @@ local function put(field, value)
 end
 
 local function save()
-  if changed then put('r', pack(RECORD, epoch, life, base)) end
-  if rest_changed then put('c', pack(REST, aged, old, heavy, below, count, max)) end
-  if fields then call('HSET', meta, unpack(fields)) end
-  changed, rest_changed, fields = false, false, nil
+  if changed then
+    put('r', pack(RECORD, epoch, life, base, aged, old, heavy, bytes, below, max) .. hosts .. '\n' .. leased)
+    changed = false
+  end
+  if fields then
+    call('HSET', meta, unpack(fields))
+    fields = nil
+  end
+end
+
+-- The number of the last entry.
+local function last()
+  seq = seq or base + call('XLEN', log)
+  return seq
+end
+
+-- How many members there are.
+local function size()
+  if not count then
+    save()
+    count = call('HLEN', meta) - 1
+  end
+  return count
 end
 
 -- The replicas in a word of hosts. Few words are in use at a time, and each is taken apart once.
@@ -90,16 +111,11 @@ local function split(word)
   local names = known[word]
   if not names then
     names = {}
-    for name in string.gmatch(word, '%S+') do names[#names + 1] = name end
+    for name in gmatch(word, '%S+') do names[#names + 1] = name end
     if known_count >= 4096 then known, known_count = {}, 0 end
     known[word], known_count = names, known_count + 1
   end
   return names
-end
-
-local function set_hosts(word)
-  hosts = word
-  put('h', hosts)
 end
 
 local function is_host(name)
@@ -110,71 +126,86 @@ local function is_host(name)
   return false
 end
 
--- Replicas for which this holds stay.
+-- When the first detached session's lease runs out (0), or that of a host, by its number.
+local function lease(n)
+  return (unpack_record('>I6', leased, n * 6 + 1))
+end
+
+local function set_lease(n, ends)
+  leased, changed = sub(leased, 1, n * 6) .. pack('>I6', ends) .. sub(leased, n * 6 + 7), true
+end
+
+-- Hosts for which this holds stay.
 local function keep_hosts(stays)
-  local left = {}
-  for _, host in ipairs(split(hosts)) do
-    if stays(host) then left[#left + 1] = host end
+  local names, ends = {}, {sub(leased, 1, 6)}
+  for i, host in ipairs(split(hosts)) do
+    if stays(host) then names[#names + 1], ends[#ends + 1] = host, sub(leased, i * 6 + 1, i * 6 + 6) end
   end
-  set_hosts(table.concat(left, ' '))
+  hosts, leased, changed = concat(names, ' '), concat(ends), true
 end
 
--- What a room says of a member: in `members` what stays so for as long as the session, in `meta` which
--- connection it has, and where.
-local function place(member, conn, holder)
-  put(member, conn .. ' ' .. holder)
+-- What a room says of a member: the connection that it has, and where; - and until when, if it has none; then what stays
+-- so for as long as the session: since when it is a member, its secret, and its profile.
+local function enlist(member, conn, holder, since, secret, profile)
+  local word = conn .. ' ' .. holder .. ' 0 ' .. since .. ' ' .. secret .. '\n' .. profile
+  put(member, word)
+  return word
 end
 
+local function place(member, word, conn, holder, ends)
+  put(member, conn .. ' ' .. holder .. ' ' .. (ends or '0') .. match(word, '^%d+ %S+ %d+(.*)$'))
+end
+
+-- conn, holder, until when, since, secret
 local function taken_apart(word)
-  return match(word, '^(%d+) (%S+)$')
+  return match(word, '^(%d+) (%S+) (%d+) (%d+) (%S+)\n')
 end
 
--- Calls with each member, its connection and its holder.
+-- Calls with each member and what is said of it.
 local function each(visit)
-  if fields then save() end
+  save()
   local all = call('HGETALL', meta)
   for i = 1, #all, 2 do
-    if #all[i] > 1 then visit(all[i], taken_apart(all[i + 1])) end
+    if all[i] ~= 'r' then visit(all[i], all[i + 1]) end
   end
-end
-
-local function enlist(member, conn, holder, since, secret, profile)
-  call('HSET', members, member, since .. ' ' .. secret .. '\n' .. profile)
-  place(member, conn, holder)
-end
-
--- since, secret
-local function of(member)
-  local record = call('HGET', members, member)
-  if record then return match(record, '^(%d+) (%S+)\n') end
 end
 
 -- The index of rooms: when each has to be looked at for leases that have run out. No later than that.
 local function look_at(score)
-  call('ZADD', due, 'LT', int(score), room)
+  call('ZADD', part .. 'due', 'LT', int(score), room)
 end
 
 local function index()
-  local first = call('ZRANGE', leases, 0, 0, 'WITHSCORES')
-  if first[2] then
-    call('ZADD', due, first[2], room)
+  local first = lease(0)
+  for i = 1, #leased / 6 - 1 do
+    local ends = lease(i)
+    if first == 0 or ends < first then first = ends end
+  end
+  if first > 0 then
+    call('ZADD', part .. 'due', int(first), room)
   else
-    call('ZREM', due, room)
+    call('ZREM', part .. 'due', room)
   end
 end
 
 local function hold(holder)
   clock()
-  call('ZADD', leases, int(now + REPLICA_LEASE), 'r:' .. holder)
+  for i, host in ipairs(split(hosts)) do
+    if host == holder then return set_lease(i, now + REPLICA_LEASE) end
+  end
   -- the leases of other replicas do not last longer
   if hosts == '' then look_at(now + REPLICA_LEASE) end
-  if not is_host(holder) then set_hosts(hosts == '' and holder or hosts .. ' ' .. holder) end
+  hosts = hosts == '' and holder or hosts .. ' ' .. holder
+  set_lease(#leased / 6, now + REPLICA_LEASE)
 end
 
-local function await(member)
+-- A session without a connection.
+local function await(member, word, conn)
   clock()
-  call('ZADD', leases, int(now + DETACHED_LEASE), 'd:' .. member)
-  look_at(now + DETACHED_LEASE)
+  local ends = now + DETACHED_LEASE
+  place(member, word, conn, '-', int(ends))
+  if lease(0) == 0 then set_lease(0, ends) end
+  look_at(ends)
 end
 
 -- Entries up to this one are no longer kept.
@@ -187,23 +218,15 @@ end
 -- Entries up to the last mark of a kind are forgotten, and the next ones go on from here: so the log has
 -- between one and two times what is kept.
 local function forget(mark)
-  below, rest_changed = math.max(mark, below), true
+  below, changed = max_of(mark, below), true
   trim(below)
 end
 
-local function read_rest(word)
-  aged, old, heavy, below, count, max = unpack_record(REST, word)
-end
-
-local function before_entries()
+-- To all replicas that host the room, but the one that calls, which has the answer.
+local function publish(entry)
+  if hosts == ME then return end
   prefix = prefix or '\30' .. meta .. '\n' .. epoch .. ' '
-  return prefix
-end
-
--- For all of these but the replica that calls, which has the answer.
-local function pack_for(names, before_it, number, entry)
-  for i = 1, #names do
-    local host = names[i]
+  for _, host in ipairs(split(hosts)) do
     if host ~= ME then
       local box = boxes[host]
       if not box then
@@ -211,190 +234,205 @@ local function pack_for(names, before_it, number, entry)
         boxes[host] = box
       end
       local n = box.n
-      box[n + 1], box[n + 2], box[n + 3], box.n = before_it, number, entry, n + 3
+      box[n + 1], box[n + 2], box[n + 3], box.n = prefix, int(seq), entry, n + 3
     end
   end
 end
 
--- The log begins anew.
-local function restart(from)
+-- The log begins anew; there is none.
+local function renew(from)
   clock()
   local last = epoch
-  epoch = fresh
+  -- Microseconds, so that two lives of a room never share an epoch; below 2^53 until the year 2255.
+  epoch = seconds .. format('%06d', micros)
   -- after every earlier one, also when the clock of a new server is behind
   if last and tonumber(epoch) <= tonumber(last) then epoch = int(tonumber(last) + 1) end
+  life, seq, base, below, old, heavy, bytes, aged = LIFE, from, from, from, from, from, 0, now
+  prefix, changed = nil, true
+end
+
+local function restart(from)
   call('DEL', log)
-  put('b', '0')
-  life, seq, base, below, old, heavy, aged = LIFE, from, from, from, from, from, now
-  prefix = nil
-  changed, rest_changed = true, true
+  renew(from)
 end
 
 -- Gives the next number, writes the log, tells the other replicas that host the room.
 local function append(entry)
-  local added = try('XADD', log, id(seq + 1), 'e', entry)
-  if type(added) == 'table' then
-    local last = call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
-    if not last then error(added) end
-    -- there are gaps in it, so it is none
-    if not old then read_rest(call('HGET', meta, 'c')) end
-    restart(math.max(seq, tonumber(match(last[1], '%d+$'))))
-    call('XADD', log, id(seq + 1), 'e', entry)
+  local added
+  if not seq then
+    added = call('XADD', log, 'NOMKSTREAM', epoch .. '-*', 'e', entry)
+    -- there is no log, so that it would begin with 0
+    if not added then seq = base end
   end
-  seq = seq + 1
+  added = added or try('XADD', log, id(seq + 1), 'e', entry)
+  if type(added) ~= 'table' then
+    seq = tonumber(sub(added, #epoch + 2))
+  else
+    local newest = call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
+    if not newest then error(added) end
+    -- there are gaps in it, so it is none
+    restart(max_of(last(), tonumber(match(newest[1], '%d+$'))))
+    seq = seq + 1
+    call('XADD', log, id(seq), 'e', entry)
+  end
   if #entry >= LIGHT then
-    local bytes = call('HINCRBY', meta, 'b', #entry)
+    bytes, changed = bytes + #entry, true
     if bytes * 2 >= LOG_BYTES then
-      if not heavy then read_rest(call('HGET', meta, 'c')) end
       forget(heavy)
-      heavy = seq
-      put('b', '0')
+      heavy, bytes = seq, 0
     end
   end
   if seq - base >= LOG_ENTRIES * 2 then trim(seq - LOG_ENTRIES) end
-  if hosts ~= ME then
-    pack_for(split(hosts), before_entries(), int(seq), entry)
-  end
-end
-
-local function position()
-  return epoch .. ' ' .. int(seq)
+  publish(entry)
 end
 
 -- Where a signal is, and what the replica that calls has to know to go on by itself: how many entries may come before a function
 -- has to look at the log's bounds (- when nothing is published to this replica), and who is published to.
 local function at()
-  return 'at ' .. position() .. ' ' .. (is_host(ME) and int(LOG_ENTRIES * 2 - (seq - base)) or '-') .. ' ' .. hosts
+  return 'at ' .. epoch .. ' ' .. int(seq) .. ' ' .. (is_host(ME) and int(LOG_ENTRIES * 2 - (seq - base)) or '-') .. ' ' .. hosts
 end
 
--- The same, of what is told to those on the replica that calls too: who sends knows what. Who came or went is for
--- webhooks too: one step with the log, so that neither is without the other. Numbered, so that who reads it sees what
--- was lost.
-local function announce(entry, brief)
-  append(entry)
-  written = written or {}
-  written[#written + 1] = position() .. ' ' .. entry
-  if brief and NEWS > 0 and not find(room, '\31', 1, true) then
-    clock()
-    local last = call('XREVRANGE', news, '+', '-', 'COUNT', 1)[1]
-    call('XADD', news, 'MAXLEN', NEWS, '*', 'n', int(last and last[2][2] + 1 or 1), 'at', int(now), 'room', room,
-      'members', int(count), 'e', position() .. ' ' .. match(entry, '^[^\n]*\n') .. brief)
+-- Who came or went is for webhooks too: one step with the log, so that neither is without the other. Numbered, so that
+-- who reads it sees what was lost.
+local function note(entry, brief)
+  clock()
+  local news = part .. 'news'
+  local newest = call('XREVRANGE', news, '+', '-', 'COUNT', 1)[1]
+  call('XADD', news, 'MAXLEN', NEWS, '*', 'n', int(newest and newest[2][2] + 1 or 1), 'at', int(now), 'room', room,
+    'members', int(count), 'e', epoch .. ' ' .. int(seq) .. ' ' .. match(entry, '^[^\n]*\n') .. brief)
+end
+
+-- Appends what those on the replica that calls are told too; of a signal, who sends it knows what. `over`: so is the room, and
+-- its log.
+local function announce(entry, brief, over)
+  if over then
+    seq = last() + 1
+    publish(entry)
+  else
+    append(entry)
   end
+  written = written or {}
+  local n = #written
+  written[n + 1], written[n + 2], written[n + 3] = epoch, int(seq), entry
+  if brief and NEWS > 0 and not find(room, '\31', 1, true) then note(entry, brief) end
 end
 
 -- `since` is for one that has only now become a member
 local function come(member, profile, brief)
-  count, rest_changed = count + 1, true
+  if NEWS > 0 then size() end
+  if count then count = count + 1 end
   announce('j ' .. member .. ' - -\n' .. profile, brief)
 end
 
--- `last`: who is removed takes the room along (`tidy`).
-local function remove(member, holder, reason, last)
-  if not last then
-    if holder == '-' then call('ZREM', leases, 'd:' .. member) end
-    call('HDEL', members, member)
-    call('HDEL', meta, member)
-  end
-  count, rest_changed = count - 1, true
-  announce('l ' .. member .. ' - ' .. reason .. '\n', '')
+local function remove(member, reason)
+  local over = size() == 1
+  if not over then call('HDEL', meta, member) end
+  count = count - 1
+  announce('l ' .. member .. ' - ' .. reason .. '\n', '', over)
 end
 
 -- The oldest first, so that every store tells it alike.
 local function remove_all(those, reason)
-  for _, who in ipairs(those) do who.since = tonumber((of(who.member))) or 0 end
-  table.sort(those, function(a, b)
+  sort(those, function(a, b)
     if a.since ~= b.since then return a.since < b.since end
     return a.member < b.member
   end)
-  for _, who in ipairs(those) do remove(who.member, who.holder, reason) end
+  for _, who in ipairs(those) do remove(who.member, reason) end
 end
 
 local function reap()
   clock()
-  local over, any, lost = {}, false, {}
-  for _, lease in ipairs(call('ZRANGEBYSCORE', leases, '-inf', int(now))) do
-    call('ZREM', leases, lease)
-    over[lease], any = true, true
+  local over, any = {}, lease(0) > 0 and lease(0) <= now
+  for i, host in ipairs(split(hosts)) do
+    if lease(i) <= now then over[host], any = true, true end
   end
   if not any then return end
-  keep_hosts(function(host) return not over['r:' .. host] end)
-  each(function(member, _, holder)
-    if over['d:' .. member] or over['r:' .. holder] then lost[#lost + 1] = {member = member, holder = holder} end
+  local lost, first = {}, 0
+  each(function(member, word)
+    local _, holder, ends, since = taken_apart(word)
+    ends = tonumber(ends)
+    if over[holder] or (holder == '-' and ends <= now) then
+      lost[#lost + 1] = {member = member, since = tonumber(since)}
+    elseif holder == '-' and (first == 0 or ends < first) then
+      first = ends
+    end
   end)
+  set_lease(0, first)
+  keep_hosts(function(host) return not over[host] end)
   remove_all(lost, 'lost')
 end
 
 -- A room that nobody is in is over.
 local function tidy()
-  if epoch and count > 0 then return false end
-  call('DEL', meta, members, leases, log, seen, older)
-  call('ZREM', due, room)
-  epoch = nil
+  if epoch and size() > 0 then return false end
+  more_keys()
+  call('DEL', meta, log, seen, older)
+  call('ZREM', part .. 'due', room)
+  changed, fields, epoch = false, nil, nil
   return true
 end
 
--- epoch, seq, how many members, then each with its record
+-- epoch, seq, how many members, then each with what is said of it
 local function view(out)
   out[#out + 1] = epoch
-  out[#out + 1] = int(seq)
-  local all = call('HGETALL', members)
-  out[#out + 1] = int(#all / 2)
-  for _, word in ipairs(all) do out[#out + 1] = word end
-  return out
-end
-
-local function nothing_known(out, last)
-  for i = #out, last, -1 do out[i] = nil end
-  out[last] = 'lost'
+  out[#out + 1] = int(last())
+  local at, n = #out + 1, 0
+  out[at] = ''
+  each(function(member, word)
+    n = n + 1
+    out[at + 2 * n - 1], out[at + 2 * n] = member, word
+  end)
+  out[at] = int(n)
   return out
 end
 
 -- 'known' and every entry after this one, or 'lost'
 local function read(known_epoch, wanted, out)
   wanted = tonumber(wanted)
-  if epoch == known_epoch and wanted <= seq and wanted >= math.max(below, seq - LOG_ENTRIES) then
-    out[#out + 1] = 'known'
-    local last = #out
-    if wanted < seq then
-      for _, record in ipairs(call('XRANGE', log, id(wanted + 1), '+')) do out[#out + 1] = record[2][2] end
-    end
-    if #out - last ~= seq - wanted then return nothing_known(out, last) end
-  else
+  if epoch ~= known_epoch or wanted > last() or wanted < max_of(below, seq - LOG_ENTRIES) then
     out[#out + 1] = 'lost'
+    return out
   end
+  local all = wanted < seq and call('XRANGE', log, id(wanted + 1), '+') or {}
+  local newest = all[1] and tonumber(match(all[#all][1], '%d+$')) or wanted
+  if newest ~= seq or #all ~= seq - wanted then
+    -- a log with gaps is none
+    restart(max_of(seq, newest))
+    out[#out + 1] = 'lost'
+    return out
+  end
+  out[#out + 1] = 'known'
+  for _, record in ipairs(all) do out[#out + 1] = record[2][2] end
   return out
 end
 
 local function begin(from, most)
-  call('DEL', meta, members, leases, seen, older)
-  hosts, count, max = '', 0, most
-  restart(from)
+  more_keys()
+  call('DEL', meta, log, seen, older)
+  hosts, leased, count, max = '', NO_LEASE, 0, most
+  renew(from)
 end
 
 -- A server that took over from another may lack the end of its log: what clients were told last. So the log
 -- begins anew, and replicas say who is there; who is not claimed was gone.
 local function take_over()
-  read_rest(call('HGET', meta, 'c'))
-  call('DEL', leases)
-  set_hosts('')
-  each(function(member, conn)
-    place(member, conn, '-')
-    await(member)
-  end)
-  restart(base + call('XLEN', log))
+  hosts, leased, changed = '', NO_LEASE, true
+  each(function(member, word) await(member, word, match(word, '^%d+')) end)
+  restart(last())
   index()
   save()
 end
 
 -- Takes the record in; false when there is no such room.
-local function is_there(record, replicas)
+local function is_there(record)
+  seq, count, prefix = nil, nil, nil
   if not record then
     epoch, hosts = nil, ''
     return false
   end
-  epoch, life, base = unpack_record(RECORD, record)
-  prefix = nil
-  hosts, heavy, old = replicas or '', nil, nil
+  epoch, life, base, aged, old, heavy, bytes, below, max = unpack_record(RECORD, record)
+  local at = find(record, '\n', RECORD_BYTES + 1, true)
+  hosts, leased = sub(record, RECORD_BYTES + 1, at - 1), sub(record, at + 1)
   return true
 end
 
@@ -407,28 +445,22 @@ local function is_elsewhere()
   return true
 end
 
--- Reads what it takes to append, and of two members where they are.
-local function open(one, two)
-  local words = call('HMGET', meta, 'r', 'h', one, two)
-  if is_there(words[1], words[2]) and life ~= LIFE and is_elsewhere() then
-    take_over()
-    words = call('HMGET', meta, 'r', 'h', one, two)
+-- Reads the record, and what is said of members.
+local open
+function open(one, two)
+  local words
+  if two then
+    words = call('HMGET', meta, 'r', one, two)
+  elseif one then
+    words = call('HMGET', meta, 'r', one)
+  else
+    words = {call('HGET', meta, 'r')}
   end
-  if epoch then seq = base + call('XLEN', log) end
-  return words[3], words[4]
-end
-
--- Reads the whole room, and of two members where they are.
-local function open_all(one, two)
-  local words = call('HMGET', meta, 'r', 'h', 'c', one or '-', two or '-')
-  if not is_there(words[1], words[2]) then return end
-  if life ~= LIFE and is_elsewhere() then
+  if is_there(words[1]) and life ~= LIFE and is_elsewhere() then
     take_over()
-    words = call('HMGET', meta, 'r', 'h', 'c', one or '-', two or '-')
+    return open(one, two)
   end
-  read_rest(words[3])
-  seq = base + call('XLEN', log)
-  return words[4], words[5]
+  return words[2], words[3]
 end
 
 -- nil, or why this connection, a number and a space, may not write; of a member's word. 0 stands for whichever
@@ -440,22 +472,28 @@ end
 
 -- Whether and where a request was appended before.
 local function before(request)
-  local at = call('HGET', seen, request) or call('HGET', older, request)
-  return at and 'before ' .. at
+  more_keys()
+  local at = tonumber(call('HGET', seen, request) or call('HGET', older, request) or nil)
+  if not at then return end
+  if at > base then
+    -- one that was proposed, and refused, is noted with a number that another has
+    local there = call('XRANGE', log, id(at), id(at))[1]
+    local from, word = match(there and there[2][2] or '', '^s (%S+) %S+ (%S+)\n')
+    if not from or from .. ' ' .. word ~= request then return end
+  end
+  return 'before ' .. int(at)
 end
 
--- Two generations of requests are known. How many there are in this one.
+-- Two generations of requests are known.
 local function remember(request)
   if call('HLEN', seen) >= SEEN then call('RENAME', seen, older) end
   call('HSET', seen, request, int(seq))
 end
 
 -- The replica that calls has nobody here any more, as far as it knows.
-local function unhost(last)
-  if last ~= '1' or not is_host(ME) then return end
+local function unhost(last_here)
+  if last_here ~= '1' or not is_host(ME) then return end
   local mine = false
-  each(function(_, _, holder) mine = mine or holder == ME end)
-  if mine then return end
-  call('ZREM', leases, 'r:' .. ME)
-  keep_hosts(function(host) return host ~= ME end)
+  each(function(_, word) mine = mine or match(word, '^%d+ (%S+)') == ME end)
+  if not mine then keep_hosts(function(host) return host ~= ME end) end
 end

@@ -1,3 +1,3 @@
-open_all()
+open()
 if not epoch then return 'gone' end
 return view({'view'})

@@ -8,11 +8,17 @@ local function one()
   return act[rest]()
 end
 
--- What was appended, then the answer.
+-- What was appended, each as epoch, seq and entry; then the answer.
 local function list(answer)
-  local out = {int(written and #written or 0)}
-  for _, record in ipairs(written or {}) do out[#out + 1] = record end
-  for _, word in ipairs(type(answer) == 'table' and answer or {answer}) do out[#out + 1] = word end
+  written = written or {}
+  local n = #written
+  local out = {int(n / 3)}
+  for i = 1, n do out[i + 1] = written[i] end
+  if type(answer) ~= 'table' then
+    out[n + 2] = answer
+  else
+    for i = 1, #answer do out[n + 1 + i] = answer[i] end
+  end
   return out
 end
 
@@ -33,9 +39,9 @@ end
 
 -- One that fails or is refused harms no other.
 local function guarded()
-  changed, rest_changed, fields, written, epoch = false, false, nil, nil, nil
+  changed, fields, written, epoch = false, nil, nil, nil
   local worked, answer = pcall(one)
-  if epoch and (changed or rest_changed or fields) then
+  if epoch and (changed or fields) then
     local saved, why = pcall(save)
     if worked and not saved then worked, answer = false, why end
   end
