@@ -11,6 +11,7 @@ use std::time::Instant;
 use tracing::{Instrument, Level, Span, field::Empty};
 
 use axum::http::HeaderMap;
+use futures::future::BoxFuture;
 
 /// What `RTC_LOG` calls it.
 const TARGET: &str = "rtc_signaling::request";
@@ -46,19 +47,19 @@ pub(crate) fn request(dialect: &'static str, kind: Option<&'static str>, id: Opt
     )
 }
 
-/// Deals with a request, and logs that it has been.
-pub(crate) async fn told<T>(request: Span, work: impl Future<Output = T>) -> T {
+/// Deals with a request, and logs that it has been. Boxed, since a future that waits for another in two places has it twice.
+pub(crate) fn told<'a, T>(request: Span, work: impl Future<Output = T> + Send + 'a) -> BoxFuture<'a, T> {
     if request.is_disabled() {
-        return work.await;
+        return Box::pin(work);
     }
     let begun = Instant::now();
-    let work = async {
+    let work = async move {
         let done = work.await;
         let took_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
         tracing::debug!(target: TARGET, took_us, "done");
         done
     };
-    work.instrument(request).await
+    Box::pin(work.instrument(request))
 }
 
 /// What the request that is dealt with asks for.

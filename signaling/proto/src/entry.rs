@@ -2,7 +2,7 @@
 //!
 //! The frame is made once on each pod, of what the log has, and shared by all clients there.
 
-use crate::names::{MemberId, RequestId};
+use crate::names::{MemberId, ReplicaId, RequestId};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::fmt::Write;
@@ -144,8 +144,8 @@ pub struct Draft {
     pub from: MemberId,
     /// To whom alone, if not to all others.
     pub to: Option<MemberId>,
-    /// Under which request: for deduplication; of a [`Kind::Attached`] the connection epoch, of a
-    /// [`Kind::Left`] the reason.
+    /// Under which request: for deduplication; of a [`Kind::Joined`] the replica, of a [`Kind::Attached`] the connection
+    /// epoch, of a [`Kind::Left`] the reason.
     pub id: String,
     /// Of a signal its data (JSON), of a [`Kind::Joined`] the [`Profile`]; of others nothing.
     pub body: String,
@@ -158,11 +158,11 @@ impl Draft {
         Self { kind: Kind::Signal, from: from.clone(), to: to.cloned(), id, body: data }
     }
 
-    /// A member came; to those before it, it is not the polite side.
+    /// A member came, on this replica; to those before it, it is not the polite side.
     #[must_use]
-    pub fn joined(member: &MemberId, profile: &Profile) -> Self {
-        let body = profile.as_str().to_owned();
-        Self { kind: Kind::Joined, from: member.clone(), to: None, id: "-".into(), body }
+    pub fn joined(member: &MemberId, holder: &ReplicaId, profile: &Profile) -> Self {
+        let (id, body) = (holder.as_str().to_owned(), profile.as_str().to_owned());
+        Self { kind: Kind::Joined, from: member.clone(), to: None, id, body }
     }
 
     /// A member went.
@@ -229,7 +229,7 @@ pub struct Entry {
     pub from: MemberId,
     /// To whom alone, if not to all others.
     pub to: Option<MemberId>,
-    /// The request, as a word; of a [`Kind::Attached`] the connection epoch, of a [`Kind::Left`] the reason.
+    /// The request, as a word; of others as in [`Draft`].
     pub id: String,
     /// As in [`Draft`].
     pub body: String,
@@ -357,7 +357,7 @@ mod tests {
             Draft::signal(&a, Some(&b), "n7".into(), "{\"sdp\":\"v=0\\r\\n\"}".into()),
             Draft::signal(&a, None, "t-".into(), "null".into()),
             Draft::signal(&a, Some(&b), "n1".into(), format!("\"{}\"", "x".repeat(LIGHT))),
-            Draft::joined(&a, &profile),
+            Draft::joined(&a, &"pod-a-1".parse().unwrap(), &profile),
             Draft::left(&a, Reason::Lost),
             Draft::attached(&a, 4),
         ] {

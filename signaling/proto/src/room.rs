@@ -133,7 +133,7 @@ impl Room {
             if is_full(self) {
                 return Joined::Full { max: most };
             }
-            self.append(Draft::joined(&join.member, &join.profile));
+            self.append(Draft::joined(&join.member, &join.holder, &join.profile));
             let member = Member {
                 secret: join.secret,
                 conn: 1,
@@ -316,7 +316,7 @@ impl Room {
                 continue;
             }
             self.append(match known {
-                None => Draft::joined(&held.member, &held.profile),
+                None => Draft::joined(&held.member, &assert.holder, &held.profile),
                 Some(_) => Draft::attached(&held.member, held.conn),
             });
             self.leases.remove(&Lease::Detached(held.member.clone()));

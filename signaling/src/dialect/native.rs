@@ -12,8 +12,9 @@ use crate::{
     trace,
 };
 use axum::extract::ws::Utf8Bytes;
+use futures::future::BoxFuture;
 use rtc_signaling_proto::{
-    Command, Limits, Refusal, RequestId, ResumeToken,
+    Command, Limits, MemberId, Refusal, RequestId, ResumeToken,
     client::Code,
     entry::Reason,
     ops::{Present, View},
@@ -77,12 +78,55 @@ impl Answer {
 
 impl Native {
     /// Does what a client asked for. To be driven to its end, also when the client is gone.
-    pub async fn execute(&self, command: Command, at: Option<Attachment>, outbox: Arc<Outbox>) -> Answer {
+    #[must_use]
+    pub fn execute(
+        self: Arc<Self>,
+        command: Command,
+        at: Option<Attachment>,
+        outbox: Arc<Outbox>,
+    ) -> BoxFuture<'static, Answer> {
         let request = trace::request("native", Some(command.kind()), command.id());
-        trace::told(request, self.carry_out(command, at, outbox)).await
+        match (command, at) {
+            // what is asked for most often takes the least room
+            (Command::Signal { id, to, data }, Some(at)) => {
+                trace::told(request, self.signal(id, to, data, at))
+            }
+            (command, at) => trace::told(request, self.carry_out(command, at, outbox)),
+        }
     }
 
-    async fn carry_out(&self, command: Command, at: Option<Attachment>, outbox: Arc<Outbox>) -> Answer {
+    async fn signal(
+        self: Arc<Self>,
+        id: Option<RequestId>,
+        to: Option<MemberId>,
+        data: String,
+        at: Attachment,
+    ) -> Answer {
+        if !self.pass.may_publish() {
+            let how = "this token permits no sending (`publish` is false)";
+            return Answer::reply(refused(id.as_ref(), Code::Forbidden, how));
+        }
+        self.hub.metrics().message("native", "signal");
+        let sent = self.hub.signal(&at, to, id.as_ref(), data).await;
+        match (sent, id) {
+            (Ok(seq), Some(id)) => Answer::reply(ServerFrame::Ack { id: &id, seq }.to_text()),
+            (Ok(_), None) => Answer { replies: Vec::new(), place: Place::Same },
+            (Err(error), id) => {
+                let code = match &error {
+                    SignalError::Refused(refusal) => refusal_code(*refusal),
+                    SignalError::Degraded => Code::Degraded,
+                };
+                Answer::reply(refused(id.as_ref(), code, &error.to_string()))
+            }
+        }
+    }
+
+    async fn carry_out(
+        self: Arc<Self>,
+        command: Command,
+        at: Option<Attachment>,
+        outbox: Arc<Outbox>,
+    ) -> Answer {
         let metrics = self.hub.metrics();
         match (command, at) {
             (Command::Join { id, room, name, meta, max }, _) => {
@@ -128,25 +172,6 @@ impl Native {
                     Err(why) => refused(id.as_ref(), token_code(&why), &why.to_string()),
                 })
             }
-            (Command::Signal { id, .. }, Some(_)) if !self.pass.may_publish() => {
-                let how = "this token permits no sending (`publish` is false)";
-                Answer::reply(refused(id.as_ref(), Code::Forbidden, how))
-            }
-            (Command::Signal { id, to, data }, Some(at)) => {
-                metrics.message("native", "signal");
-                let sent = self.hub.signal(&at, to, id.as_ref(), data).await;
-                match (sent, id) {
-                    (Ok(seq), Some(id)) => Answer::reply(ServerFrame::Ack { id: &id, seq }.to_text()),
-                    (Ok(_), None) => Answer { replies: Vec::new(), place: Place::Same },
-                    (Err(error), id) => {
-                        let code = match &error {
-                            SignalError::Refused(refusal) => refusal_code(*refusal),
-                            SignalError::Degraded => Code::Degraded,
-                        };
-                        Answer::reply(refused(id.as_ref(), code, &error.to_string()))
-                    }
-                }
-            }
             (Command::Leave { id }, Some(at)) => {
                 metrics.message("native", "leave");
                 trace::place(&at.room, Some(&at.member));
@@ -160,7 +185,7 @@ impl Native {
                 Answer::reply(self.fresh_ice(id.as_ref(), at.member.as_str()))
             }
             // The session lets none of these through without a place.
-            (Command::Signal { id, .. } | Command::Leave { id } | Command::Ice { id }, None) => {
+            (Command::Signal { id, .. }, _) | (Command::Leave { id } | Command::Ice { id }, None) => {
                 Answer::reply(refused(id.as_ref(), Code::NotJoined, "send `join` or `resume` first"))
             }
         }

@@ -378,7 +378,10 @@ mod tests {
         };
         let joined = |name: &str, seq| {
             let member = member(name);
-            parcel(Draft::joined(&member, &Profile::new(&member, None, None)), seq)
+            parcel(
+                Draft::joined(&member, &"pod-a-1".parse().unwrap(), &Profile::new(&member, None, None)),
+                seq,
+            )
         };
         let view = |seq| View { epoch: 1, seq, members: Vec::new() };
         let (first, second) = (enter(&mut hosted, 1, "bb"), enter(&mut hosted, 2, "cc"));

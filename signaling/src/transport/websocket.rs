@@ -282,7 +282,7 @@ impl Connection {
             }
             Step::Do(command) => {
                 let (native, at, outbox) = (self.native.clone(), self.at.clone(), self.outbox.clone());
-                self.under_way = Some(Box::pin(async move { native.execute(command, at, outbox).await }));
+                self.under_way = Some(native.execute(command, at, outbox));
             }
         }
     }

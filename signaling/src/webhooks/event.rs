@@ -88,7 +88,8 @@ mod tests {
     fn a_room_opens_before_its_first_member_and_closes_after_its_last() {
         let a: MemberId = "aa".parse().unwrap();
         let profile = Profile::new(&a, Some("\"Ada\""), None).of_user("u1");
-        let came = events(&news(Draft::joined(&a, &profile), profile.as_str(), 1));
+        let came =
+            events(&news(Draft::joined(&a, &"pod-a-1".parse().unwrap(), &profile), profile.as_str(), 1));
         assert_eq!(
             came[0].body,
             "{\"type\":\"room.opened\",\"timestamp\":\"2026-09-21T14:13:20.12Z\",\"data\":{\"room\":\"r\",\"epoch\":7,\
@@ -113,10 +114,11 @@ mod tests {
     fn an_id_is_of_its_event_alone_and_the_same_again() {
         let a: MemberId = "aa".parse().unwrap();
         let profile = Profile::new(&a, None, None);
-        let came = || events(&news(Draft::joined(&a, &profile), profile.as_str(), 1));
+        let came =
+            || events(&news(Draft::joined(&a, &"pod-a-1".parse().unwrap(), &profile), profile.as_str(), 1));
         assert_eq!(came(), came());
         assert_ne!(came()[0].id, came()[1].id);
-        let mut later = news(Draft::joined(&a, &profile), profile.as_str(), 2);
+        let mut later = news(Draft::joined(&a, &"pod-a-1".parse().unwrap(), &profile), profile.as_str(), 2);
         later.entry.seq += 1;
         assert_ne!(events(&later)[0].id, came()[1].id);
     }

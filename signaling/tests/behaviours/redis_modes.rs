@@ -102,7 +102,8 @@ async fn a_cluster_moves_slots_and_fails_over_while_messages_flow() {
     let sending = async {
         for n in 0..60 {
             one.send(json!({"type": "signal", "id": n, "data": n})).await;
-            assert_eq!(one.frame().await["type"], "ack");
+            let frame = one.frame().await;
+            assert_eq!(frame["type"], "ack", "{frame}");
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
     };

@@ -37,6 +37,8 @@ impl Server for Logs {
         let answers = match connection.send_packed_commands(&pipeline, skipped, count).await {
             Ok(mut answers) if pipeline.is_transaction() => match answers.pop() {
                 Some(Value::Array(each)) => each,
+                // it was refused as a whole, as by a Cluster whose slot has left
+                Some(Value::ServerError(_)) => Vec::new(),
                 _ => return Err((ErrorKind::UnexpectedReturnType, "a transaction without answers").into()),
             },
             Ok(answers) => answers,

@@ -1,6 +1,6 @@
 //! The rooms that a replica hosts: who writes to them takes care that nothing is passed on that is not in their logs.
 
-use super::known::{Answer, Known, Next, Place, Proposal};
+use super::known::{Answer, Known, Next, Place, Proposal, Wish};
 use crate::{parcel::Parcel, store::Listener};
 use rtc_signaling_proto::{Entry, MemberId, RoomName};
 use std::{
@@ -48,6 +48,11 @@ impl Hosting {
         self.rooms().get_mut(room).is_some_and(|known| known.is_first(from, conn, word))
     }
 
+    /// See [`Known::spend`].
+    pub(super) fn spend(&self, room: &RoomName) -> u64 {
+        self.rooms().get_mut(room).map_or(0, Known::spend)
+    }
+
     /// See [`Known::ended`].
     pub(super) fn ended(&self, room: &RoomName, member: &MemberId) {
         if let Some(known) = self.rooms().get_mut(room) {
@@ -69,10 +74,11 @@ impl Hosting {
         &'a self,
         room: &'a RoomName,
         subscription: u64,
-        sender: (&MemberId, u64, Option<&MemberId>),
+        wish: Wish<'_>,
+        most: u64,
     ) -> Option<(Proposal, UnderWay<'a>)> {
         let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
-        let proposal = self.rooms().get_mut(room)?.propose(subscription, ticket, sender)?;
+        let proposal = self.rooms().get_mut(room)?.propose(subscription, ticket, wish, most)?;
         Some((proposal, UnderWay { hosting: self, room, ticket }))
     }
 

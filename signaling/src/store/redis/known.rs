@@ -19,8 +19,8 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
 };
 
-/// Senders of a room that may propose; with more, the others' signals are written by functions.
-const SENDERS: usize = 16;
+/// Senders and receivers of a room that are known; with more, the others' signals are written by functions.
+const MEMBERS: usize = 16;
 /// Own entries whose forerunners have not been heard yet; with more, something is amiss.
 const AHEAD: usize = 64;
 
@@ -30,12 +30,18 @@ const REQUESTS: usize = 1024;
 /// Of an entry: the log's life, and the number in it.
 pub(super) type Place = (u64, u64);
 
-/// Who sends to whom, by which connection.
+/// What a function found out of a signal, or of a member who came, which is the log's end: so the replica can go on by
+/// itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Sender {
-    pub(super) from: MemberId,
-    pub(super) conn: u64,
-    pub(super) to: Option<MemberId>,
+pub(super) struct Leave {
+    /// Who may send, by which connection.
+    pub(super) sender: (MemberId, u64),
+    /// Who is there.
+    pub(super) members: Vec<MemberId>,
+    /// From this seq on a function has to see to the log's bounds.
+    pub(super) until: u64,
+    /// Other replicas that host the room.
+    pub(super) others: Vec<ReplicaId>,
 }
 
 /// What a function told of the log as it left it.
@@ -43,10 +49,42 @@ pub(super) struct Sender {
 pub(super) struct Told {
     /// The log's end; `None` from a function that does not say, or when the replica is none that entries are published to.
     pub(super) end: Option<Place>,
-    /// What was appended, and whether it is a signal.
-    pub(super) own: Vec<(Place, bool)>,
-    /// Of a signal, which is the log's end: who may go on proposing, until which seq, and whom to tell.
-    pub(super) terms: Option<(Sender, u64, Vec<ReplicaId>)>,
+    /// What was appended.
+    pub(super) own: Vec<(Place, Effect)>,
+    pub(super) leave: Option<Leave>,
+}
+
+/// What an entry changes of what is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Effect {
+    Nothing,
+    /// Somebody came; on this replica, if on no other.
+    Came(MemberId, Option<ReplicaId>),
+    /// Who is where has to be asked for.
+    Other,
+}
+
+impl Effect {
+    pub(super) fn of(entry: &Entry, own: bool) -> Self {
+        match entry.kind {
+            Kind::Signal => Self::Nothing,
+            Kind::Joined if own => Self::Came(entry.from.clone(), None),
+            Kind::Joined => {
+                entry.id.parse().map_or(Self::Other, |on| Self::Came(entry.from.clone(), Some(on)))
+            }
+            Kind::Left | Kind::Attached => Self::Other,
+        }
+    }
+}
+
+/// A signal that might be proposed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wish<'a> {
+    pub(super) from: &'a MemberId,
+    pub(super) conn: u64,
+    pub(super) to: Option<&'a MemberId>,
+    /// Bytes that count.
+    pub(super) weight: u64,
 }
 
 /// What became of a write.
@@ -79,13 +117,13 @@ pub(super) struct Proposal {
     pub(super) others: Vec<ReplicaId>,
 }
 
-/// What holds for as long as nothing but signals is appended: who comes, goes, or is attached elsewhere is an entry.
+/// What holds until somebody goes, or is attached elsewhere, which is an entry. See [`Leave`].
 #[derive(Debug)]
 struct Terms {
     others: Vec<ReplicaId>,
-    /// From this seq on a function has to see to the log's bounds.
     until: u64,
-    senders: Vec<Sender>,
+    senders: Vec<(MemberId, u64)>,
+    members: Vec<MemberId>,
 }
 
 #[derive(Debug)]
@@ -103,7 +141,7 @@ struct Writing {
     under_way: Vec<(u64, u64)>,
     waiting: VecDeque<Heard>,
     /// Own entries that others precede which were not heard yet.
-    ahead: Vec<(u64, bool)>,
+    ahead: Vec<(u64, Effect)>,
 }
 
 /// One room.
@@ -114,6 +152,8 @@ pub(super) struct Known {
     /// Every entry up to this one is known.
     place: Option<Place>,
     terms: Option<Box<Terms>>,
+    /// Bytes that count, of proposals since a function was told.
+    spent: u64,
     /// Small: most rooms are quiet.
     writing: Option<Box<Writing>>,
     /// Hashes of the words of requests, of sessions that have had one connection, which is here.
@@ -130,20 +170,27 @@ impl Known {
         self.writing.get_or_insert_default().under_way.push((ticket, subscription));
     }
 
-    /// Where to append a signal without a function; `None` if that cannot be known now. Begins the write.
+    /// Where to append a signal without a function; `None` if that cannot be known now. Begins the write. `most`: bytes
+    /// that count, until a function is told of them.
     pub(super) fn propose(
         &mut self,
         subscription: u64,
         ticket: u64,
-        (from, conn, to): (&MemberId, u64, Option<&MemberId>),
+        Wish { from, conn, to, weight }: Wish<'_>,
+        most: u64,
     ) -> Option<Proposal> {
         let (epoch, seq) = self.place.filter(|_| self.subscription == subscription)?;
         let terms = self.terms.as_ref()?;
-        let is_known = |s: &Sender| s.conn == conn && s.from == *from && s.to.as_ref() == to;
+        let may_send = terms.senders.iter().any(|(member, c)| *c == conn && member == from);
+        let is_there = to.is_none_or(|to| terms.members.contains(to));
         // one at a time: were the first refused, the second must not get in before it
-        if self.writing.is_some() || seq + 1 >= terms.until || !terms.senders.iter().any(is_known) {
+        if self.writing.is_some() || seq + 1 >= terms.until || !may_send || !is_there {
             return None;
         }
+        if weight > 0 && self.spent + weight > most {
+            return None;
+        }
+        self.spent += weight;
         let proposal = Proposal { place: (epoch, seq + 1), others: terms.others.clone() };
         self.begin(subscription, ticket);
         Some(proposal)
@@ -191,17 +238,17 @@ impl Known {
             Answer::Nothing => self.terms = None,
             // it says nothing of what another subscription hears
             _ if subscription != self.subscription => {}
-            Answer::Appended(place) => self.own(&[(place, true)]),
-            Answer::Told(Told { end, own, terms }) => {
+            Answer::Appended(place) => self.own(vec![(place, Effect::Nothing)]),
+            Answer::Told(Told { end, own, leave }) => {
                 if let Some(end) = end
                     && self.place.is_none_or(|(epoch, _)| epoch < end.0)
                 {
                     self.forget();
                     self.place = Some(end);
                 }
-                self.own(&own);
-                if let Some((sender, until, others)) = terms {
-                    self.agree(end, sender, until, others);
+                self.own(own);
+                if let Some(leave) = leave {
+                    self.agree(end, leave);
                 }
             }
         }
@@ -243,7 +290,7 @@ impl Known {
         let here = self.place.filter(|_| subscription == self.subscription);
         match here {
             Some((epoch, seq)) if entry.epoch == epoch && entry.seq == seq + 1 => {
-                self.advance(entry.kind == Kind::Signal);
+                self.advance(Effect::of(&entry, false));
             }
             Some(place) if (entry.epoch, entry.seq) <= place => {
                 if proposed {
@@ -264,55 +311,78 @@ impl Known {
     }
 
     /// The next entry is known.
-    fn advance(&mut self, signal: bool) {
+    fn advance(&mut self, effect: Effect) {
         let Some((_, seq)) = &mut self.place else { return };
         *seq += 1;
-        if !signal {
-            self.terms = None;
-        }
+        self.feel(effect);
         self.catch_up();
+    }
+
+    fn feel(&mut self, effect: Effect) {
+        match (effect, &mut self.terms) {
+            (Effect::Other, terms) => *terms = None,
+            (Effect::Came(member, on), Some(terms)) => {
+                // it may have taken the place of another session
+                terms.senders.retain(|(sender, _)| *sender != member);
+                if let Some(on) = on
+                    && !terms.others.contains(&on)
+                {
+                    terms.others.push(on);
+                }
+                if terms.members.len() < MEMBERS && !terms.members.contains(&member) {
+                    terms.members.push(member);
+                }
+            }
+            (Effect::Nothing | Effect::Came(..), _) => {}
+        }
     }
 
     /// Goes past own entries that come next.
     fn catch_up(&mut self) {
-        let Some(writing) = &mut self.writing else { return };
         while let Some((_, seq)) = &mut self.place
+            && let Some(writing) = &mut self.writing
             && let Some(at) = writing.ahead.iter().position(|(ahead, _)| *ahead <= *seq + 1)
         {
-            let (ahead, signal) = writing.ahead.swap_remove(at);
+            let (ahead, effect) = writing.ahead.swap_remove(at);
             if ahead == *seq + 1 {
                 *seq = ahead;
-                if !signal {
-                    self.terms = None;
-                }
+                self.feel(effect);
             }
         }
     }
 
-    fn own(&mut self, appended: &[(Place, bool)]) {
+    fn own(&mut self, appended: Vec<(Place, Effect)>) {
         let Some((epoch, seq)) = self.place else { return };
         let Some(writing) = &mut self.writing else { return };
-        let later = appended.iter().filter(|((e, s), _)| *e == epoch && *s > seq);
-        writing.ahead.extend(later.map(|((_, s), signal)| (*s, *signal)));
+        let later = appended.into_iter().filter(|((e, s), _)| *e == epoch && *s > seq);
+        writing.ahead.extend(later.map(|((_, s), effect)| (s, effect)));
         if writing.ahead.len() > AHEAD {
             self.forget();
         }
         self.catch_up();
     }
 
-    fn agree(&mut self, end: Option<Place>, sender: Sender, until: u64, others: Vec<ReplicaId>) {
+    fn agree(&mut self, end: Option<Place>, leave: Leave) {
         if end.is_none() || self.place != end {
             return;
         }
-        match &mut self.terms {
-            Some(terms) => {
-                (terms.others, terms.until) = (others, until);
-                if terms.senders.len() < SENDERS && !terms.senders.contains(&sender) {
-                    terms.senders.push(sender);
-                }
-            }
-            None => self.terms = Some(Box::new(Terms { others, until, senders: vec![sender] })),
+        let Leave { sender, members, until, others } = leave;
+        let none = || Box::new(Terms { others: Vec::new(), until, senders: Vec::new(), members: Vec::new() });
+        let terms = self.terms.get_or_insert_with(none);
+        (terms.others, terms.until) = (others, until);
+        if terms.senders.len() < MEMBERS && !terms.senders.contains(&sender) {
+            terms.senders.push(sender);
         }
+        for member in members {
+            if terms.members.len() < MEMBERS && !terms.members.contains(&member) {
+                terms.members.push(member);
+            }
+        }
+    }
+
+    /// Bytes that count and that a function has not been told of; they are told now.
+    pub(super) fn spend(&mut self) -> u64 {
+        std::mem::take(&mut self.spent)
     }
 }
 
@@ -336,6 +406,10 @@ mod tests {
     /// One word of content tells entries apart.
     fn entry((epoch, seq): Place, kind: Kind, word: u64) -> Entry {
         Entry { kind, epoch, seq, from: member(0), to: None, id: word.to_string(), body: String::new() }
+    }
+
+    fn text(entry: &Entry) -> String {
+        format!("{:?} {} {}", entry.kind, entry.id, entry.body)
     }
 
     #[derive(Debug)]
@@ -417,7 +491,11 @@ mod tests {
         }
 
         fn append(&mut self, by: usize, kind: Kind, word: u64) -> Entry {
-            let entry = entry((self.epoch, self.log.len() as u64 + 1), kind, word);
+            let mut entry = entry((self.epoch, self.log.len() as u64 + 1), kind, word);
+            if kind == Kind::Joined {
+                // who comes tells where; the word is in the body
+                entry = Entry { from: member(by), id: pod(by).to_string(), body: word.to_string(), ..entry };
+            }
             self.log.push(entry.clone());
             for host in self.hosts.clone() {
                 if host != by {
@@ -425,6 +503,10 @@ mod tests {
                 }
             }
             entry
+        }
+
+        fn leave(&self, n: usize, others: Vec<ReplicaId>) -> Leave {
+            Leave { sender: (member(n), 1), members: Vec::new(), until: self.place().1 + 9, others }
         }
 
         fn begin(&mut self, n: usize) -> u64 {
@@ -443,21 +525,25 @@ mod tests {
                     own.push(self.append(n, Kind::Signal, word));
                     let others =
                         self.hosts.iter().filter(|host| **host != n).map(|host| pod(*host)).collect();
-                    let sender = Sender { from: member(n), conn: 1, to: None };
                     let end = self.hosts.contains(&n).then(|| self.place());
-                    let terms = Some((sender, self.place().1 + 9, others));
-                    Answer::Told(Told { end, own: vec![(self.place(), true)], terms })
+                    let leave = Some(self.leave(n, others));
+                    Answer::Told(Told { end, own: vec![(self.place(), Effect::Nothing)], leave })
                 }
                 Write::Host { word, stays } => {
                     if stays {
                         self.hosts.insert(n);
                     }
-                    own.push(self.append(n, Kind::Joined, word));
+                    let kind = if stays { Kind::Joined } else { Kind::Left };
+                    own.push(self.append(n, kind, word));
                     if !stays {
                         self.hosts.remove(&n);
                     }
                     let end = stays.then(|| self.place());
-                    Answer::Told(Told { end, own: vec![(self.place(), false)], terms: None })
+                    let others =
+                        self.hosts.iter().filter(|host| **host != n).map(|host| pod(*host)).collect();
+                    let leave = stays.then(|| self.leave(n, others));
+                    let effects = own.iter().map(|entry| (self.place(), Effect::of(entry, true))).collect();
+                    Answer::Told(Told { end, own: effects, leave })
                 }
                 Write::Read => {
                     own.clone_from(&self.log);
@@ -496,7 +582,10 @@ mod tests {
                     self.tickets += 1;
                     let (ticket, word) = (self.tickets, self.tickets);
                     let pod = &mut self.pods[n];
-                    let proposal = pod.known.propose(pod.subscription, ticket, (&member(n), 1, None));
+                    let proposal = {
+                        let wish = Wish { from: &member(n), conn: 1, to: None, weight: 0 };
+                        pod.known.propose(pod.subscription, ticket, wish, 0)
+                    };
                     self.proposed += usize::from(proposal.is_some());
                     let (ticket, write) = match proposal {
                         Some(proposal) => (ticket, Write::Proposal { proposal, word }),
@@ -525,7 +614,7 @@ mod tests {
                     let lost = matches!(step, Step::Lose(_));
                     if !lost {
                         for entry in own {
-                            pod.told.entry((entry.epoch, entry.seq)).or_insert(entry.id);
+                            pod.told.entry((entry.epoch, entry.seq)).or_insert(text(&entry));
                         }
                     }
                     pod.known.end(ticket, if lost { Answer::Lost } else { answer }, &mut next);
@@ -557,7 +646,7 @@ mod tests {
             for next in next {
                 match next {
                     Next::Take(entry) => {
-                        self.pods[which].told.entry((entry.epoch, entry.seq)).or_insert(entry.id);
+                        self.pods[which].told.entry((entry.epoch, entry.seq)).or_insert(text(&entry));
                     }
                     Next::Missing => self.step(Step::Read(which)),
                 }
@@ -566,10 +655,10 @@ mod tests {
             for (place, word) in &self.pods[which].told {
                 // what was told of an earlier life cannot be looked up any more
                 if place.0 == epoch {
-                    let written = self.log.get(place.1 as usize - 1).map(|entry| entry.id.as_str());
+                    let written = self.log.get(place.1 as usize - 1).map(text);
                     assert_eq!(
-                        written,
-                        Some(word.as_str()),
+                        written.as_ref(),
+                        Some(word),
                         "pod {which} told what is not in the log at {place:?}"
                     );
                 }
@@ -627,7 +716,7 @@ mod tests {
         let hear = [0, 1, 2].map(Step::Hear).repeat(3);
         let steps: Vec<_> = hear.into_iter().chain((0..20).flat_map(|round| turn(round % 2))).collect();
         run(&mut world, &steps);
-        // each once by a function, and once more after so many entries
+        // but when a function has to look at the log's bounds
         assert_eq!((world.proposed, world.came_true), (16, 16));
         assert_eq!(world.log.len(), PODS + 20);
         let told = |pod: &Pod| pod.told.values().rev().take(20).cloned().collect::<Vec<_>>();
@@ -647,10 +736,10 @@ mod tests {
         let steps: Vec<_> =
             hear.into_iter().chain(meet(0)).chain(meet(1)).chain(both).chain(heard).chain(answers).collect();
         run(&mut world, &steps);
-        assert_eq!((world.proposed, world.came_true), (2, 1));
+        assert_eq!((world.proposed, world.came_true), (4, 3));
         let end = world.place();
         for pod in &world.pods {
-            assert_eq!(pod.told.get(&end), Some(&world.log.last().unwrap().id));
+            assert_eq!(pod.told.get(&end), world.log.last().map(text).as_ref());
         }
     }
 }

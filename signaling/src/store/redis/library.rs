@@ -4,7 +4,7 @@ use super::known::Place;
 use crate::store::{Outcome, StoreError};
 use redis::{RedisResult, Value, aio::MultiplexedConnection};
 use rtc_signaling_proto::{
-    Entry, Refusal, ReplicaId,
+    Entry, MemberId, Refusal, ReplicaId,
     entry::{LIGHT, Profile},
     ops::{Present, Read, RoomLimits, View},
 };
@@ -33,6 +33,7 @@ pub(super) struct Library {
     pub(super) function: String,
     /// Whether writes name each key that they may touch: so Redis Cluster sees that some are on their way to another server.
     pub(super) all_keys: bool,
+    pub(super) limits: RoomLimits,
 }
 
 impl Library {
@@ -59,7 +60,7 @@ impl Library {
             name
         });
         let text = format!("#!lua name={function}\n{body}\nredis.register_function('{function}', write)\n");
-        Self { text, function, all_keys }
+        Self { text, function, all_keys, limits }
     }
 
     /// Gives it to a server, which keeps it for its replicas too.
@@ -139,6 +140,15 @@ impl Reply {
             _ => return None,
         };
         Some((words.get(at)?.parse().ok()?, words.get(at + 1)?.parse().ok()?))
+    }
+
+    /// Of one who came, what it may go on with: the members, and as [`Self::sent`].
+    pub(super) fn joined(&self) -> Option<(Place, u64, Vec<MemberId>, impl Iterator<Item = ReplicaId>)> {
+        let [joined, epoch, seq, _, members @ .., left, hosts] = self.0.as_slice() else { return None };
+        let place = (epoch.parse().ok()?, seq.parse().ok()?);
+        let members = members.iter().step_by(2).filter_map(|member| member.parse().ok()).collect();
+        let hosts = hosts.split(' ').filter_map(|host| host.parse().ok());
+        (joined == "joined").then(|| (place, left.parse().unwrap_or(0), members, hosts))
     }
 
     /// Of what was sent now, its place in the log, how many entries may follow before a function looks after the log, and

@@ -46,12 +46,12 @@ use append::Append;
 use call::{Caller, Words, Write};
 use fleet::Fleet;
 use hosting::{Hosting, UnderWay, place};
-use known::{Answer, Sender, Told};
+use known::{Answer, Effect, Leave, Told, Wish};
 use library::{Library, Reply};
 use node::ANSWER;
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 use rtc_signaling_proto::{
-    Entry, Kind, MemberId, ReplicaId, RoomName,
+    Entry, MemberId, ReplicaId, RoomName,
     entry::{Draft, Profile, Reason, may_come_again},
     ops::*,
 };
@@ -165,6 +165,15 @@ impl Drop for RedisStore {
     }
 }
 
+/// What a write is, if the replica can go on by itself after it.
+enum What<'a> {
+    Other,
+    /// A member comes.
+    Join(&'a MemberId),
+    /// Something is passed on; from a member, by this connection.
+    Pass(Option<u64>, Draft),
+}
+
 /// Why an error of a write is none, and it may be tried again: it did nothing.
 enum Again {
     Load,
@@ -203,16 +212,11 @@ impl RedisStore {
 
     /// Writes, and tells the replica what it has written.
     async fn run(&self, room: &RoomName, words: Words) -> Outcome<Reply> {
-        self.write(room, words, None).await
+        self.write(room, words, What::Other).await
     }
 
-    /// The same, of something to pass on; with the connection that a member sends it by.
-    async fn write(
-        &self,
-        room: &RoomName,
-        mut words: Words,
-        mut draft: Option<(Option<u64>, Draft)>,
-    ) -> Outcome<Reply> {
+    /// The same, after which the replica may know how to go on by itself.
+    async fn write(&self, room: &RoomName, mut words: Words, mut what: What<'_>) -> Outcome<Reply> {
         let begun = Instant::now();
         self.begun().await;
         let partition = partition(room.as_str());
@@ -225,7 +229,7 @@ impl RedisStore {
             (error, words) = match node.writes.write(write).await {
                 Some(Ok(value)) => {
                     let (written, reply) = Reply::new(value)?;
-                    self.tell(under_way, written, &reply, draft.take());
+                    self.tell(under_way, written, &reply, std::mem::replace(&mut what, What::Other));
                     self.answered(begun);
                     return reply.refused().map_or(Ok(reply), |refusal| Err(refusal.into()));
                 }
@@ -249,25 +253,34 @@ impl RedisStore {
     }
 
     /// Tells the replica what it has written, and remembers how the log is.
-    fn tell(
-        &self,
-        under_way: UnderWay<'_>,
-        mut written: Vec<Entry>,
-        reply: &Reply,
-        draft: Option<(Option<u64>, Draft)>,
-    ) {
-        let mut terms = None;
-        if let Some((conn, draft)) = draft
-            && let Some((place, left, hosts)) = reply.sent()
-        {
-            terms = conn.map(|conn| {
-                let sender = Sender { from: draft.from.clone(), conn, to: draft.to.clone() };
-                (sender, place.1 + left, hosts.filter(|host| *host != self.replica).collect())
-            });
-            written.push(draft.number(place.0, place.1));
+    fn tell(&self, under_way: UnderWay<'_>, mut written: Vec<Entry>, reply: &Reply, what: What<'_>) {
+        let mut leave = None;
+        let others =
+            |hosts: &mut dyn Iterator<Item = ReplicaId>| hosts.filter(|host| *host != self.replica).collect();
+        match what {
+            What::Other => {}
+            What::Join(member) => {
+                leave = reply.joined().map(|(place, left, members, mut hosts)| Leave {
+                    sender: (member.clone(), 1),
+                    members,
+                    until: place.1 + left,
+                    others: others(&mut hosts),
+                });
+            }
+            What::Pass(conn, draft) => {
+                if let Some((place, left, mut hosts)) = reply.sent() {
+                    leave = conn.map(|conn| Leave {
+                        sender: (draft.from.clone(), conn),
+                        members: draft.to.iter().cloned().collect(),
+                        until: place.1 + left,
+                        others: others(&mut hosts),
+                    });
+                    written.push(draft.number(place.0, place.1));
+                }
+            }
         }
-        let own = written.iter().map(|entry| (place(entry), entry.kind == Kind::Signal)).collect();
-        under_way.end(written, Answer::Told(Told { end: reply.end(), own, terms }));
+        let own = written.iter().map(|entry| (place(entry), Effect::of(entry, true))).collect();
+        under_way.end(written, Answer::Told(Told { end: reply.end(), own, leave }));
     }
 
     fn answered(&self, begun: Instant) {
@@ -307,7 +320,7 @@ impl RedisStore {
         let Join { member, secret, holder, profile, max, bound } = join;
         let words = Words::new("join").with(member.as_str()).with(secret).with(holder.as_str()).show(max);
         let words = words.show(bound).with(profile.as_str()).with(self.brief(room, profile).as_str());
-        let mut reply = self.run(room, words).await?;
+        let mut reply = self.write(room, words, What::Join(member)).await?;
         match reply.word()?.as_str() {
             "full" => Ok(Joined::Full { max: reply.number()? }),
             _ => {
@@ -332,16 +345,14 @@ impl RedisStore {
         let line = draft.line();
         let request = may_come_again(id).then(|| format!("{from} {id}"));
         let is_new = request.is_none() || self.hosting.is_first(room, from, *conn, id);
-        if is_new
-            && draft.weight() == 0
-            && let Some(seq) = self.propose(room, *conn, &draft, &line, request.clone()).await?
-        {
+        if is_new && let Some(seq) = self.propose(room, *conn, &draft, &line, request.clone()).await? {
             return Ok(Sent::Now(seq));
         }
         let to = to.as_ref().map_or("-", MemberId::as_str);
         let words = Words::default().show(format_args!("{conn} {from} {to}")).with(&line);
-        let words = words.with(&request.unwrap_or_default());
-        sent(self.write(room, words, Some((Some(*conn), draft))).await?)
+        let words = words.with(&request.unwrap_or_default()).show(self.hosting.spend(room));
+        // rare, and larger than what is not
+        sent(Box::pin(self.write(room, words, What::Pass(Some(*conn), draft))).await?)
     }
 
     pub(super) async fn post(&self, room: &RoomName, post: &Post) -> Outcome<Sent> {
@@ -349,7 +360,7 @@ impl RedisStore {
         let draft = Draft::signal(from, to.as_ref(), id.clone(), data.clone());
         let words = Words::new("post").with(to.as_ref().map_or("-", MemberId::as_str)).with(&draft.line());
         let words = if may_come_again(id) { words.show(format_args!("{from} {id}")) } else { words.with("") };
-        sent(self.write(room, words, Some((None, draft))).await?)
+        sent(self.write(room, words, What::Pass(None, draft)).await?)
     }
 
     /// Writes a signal without a function; `None` when it takes one.
@@ -365,8 +376,10 @@ impl RedisStore {
         let map = self.fleet.map();
         let partition = partition(room.as_str());
         let Ok(node) = map.node(partition) else { return Ok(None) };
-        let sender = (&draft.from, conn, draft.to.as_ref());
-        let Some((proposal, under_way)) = self.hosting.propose(room, node.number, sender) else {
+        let wish = Wish { from: &draft.from, conn, to: draft.to.as_ref(), weight: draft.weight() };
+        // of two that each spend so much, a log is hardly longer than it may be
+        let most = self.library.limits.log_bytes / 32;
+        let Some((proposal, under_way)) = self.hosting.propose(room, node.number, wish, most) else {
             return Ok(None);
         };
         let place = proposal.place;

@@ -92,7 +92,8 @@ impl<S: Server> Queue<S> {
             Err(answered) => return answered.await.ok(),
         };
         let _turn = Turn(&self.0);
-        match self.0.server.ask(std::slice::from_ref(&write)).await {
+        // who waits for others is smaller by it
+        match Box::pin(self.0.server.ask(std::slice::from_ref(&write))).await {
             Ok(answers) => answers.into_iter().next().map(Ok),
             Err(error) => {
                 self.0.give_up_on(&error);

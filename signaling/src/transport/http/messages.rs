@@ -123,7 +123,7 @@ impl Batch {
         }
         // what comes to it until the session is resumed is in the log
         let outbox = Outbox::new(self.native.limits.queue_bytes);
-        let answer = self.native.execute(command, self.at.clone(), outbox).await;
+        let answer = Arc::new(self.native.clone()).execute(command, self.at.clone(), outbox).await;
         self.answers.extend(answer.replies);
         match answer.place {
             Place::Same => {}

@@ -26,7 +26,7 @@ for _, claim in ipairs(claims) do
       -- who writes without a function has to see that there is another replica
       announce('a ' .. member .. ' - ' .. conn .. '\n')
     else
-      come(member, profile, brief)
+      come(member, holder, profile, brief)
     end
     enlist(member, conn, holder, since, secret, profile)
     save()

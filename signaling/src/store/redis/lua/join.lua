@@ -20,9 +20,13 @@ else
   end
   -- one that takes another's place is no more
   if known and size() and call('HEXISTS', meta, member) == 1 then count = count - 1 end
-  come(member, profile, brief)
+  come(member, holder, profile, brief)
   word = enlist(member, '1', holder, int(seq), secret, profile)
 end
 hold(holder)
-if count == 1 then return {'joined', epoch, int(seq), '1', member, word} end
-return view({'joined'})
+-- as of a signal, the replica may go on by itself
+if count == 1 then return {'joined', epoch, int(seq), '1', member, word, left(), hosts} end
+local out = view({'joined'})
+-- not one that came before, whose connection may be a later one
+out[#out + 1], out[#out + 2] = known == secret and '0' or left(), hosts
+return out

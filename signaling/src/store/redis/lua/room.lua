@@ -282,14 +282,26 @@ local function append(entry)
       heavy, bytes = seq, 0
     end
   end
-  if seq - base >= LOG_ENTRIES * 2 then trim(seq - LOG_ENTRIES) end
+  if seq - base >= LOG_ENTRIES * 2 then
+    if call('XLEN', log) == seq - base then
+      trim(seq - LOG_ENTRIES)
+    else
+      -- a log with gaps is none
+      restart(seq)
+    end
+  end
   publish(entry)
 end
 
--- Where a signal is, and what the replica that calls has to know to go on by itself: how many entries may come before a function
--- has to look at the log's bounds (- when nothing is published to this replica), and who is published to.
+-- How many entries may come before a function has to look at the log's bounds.
+local function left()
+  return int(LOG_ENTRIES * 2 - (seq - base))
+end
+
+-- Where a signal is, and what the replica that calls has to know to go on by itself: what is left (- when nothing is published
+-- to this replica), and who is published to.
 local function at()
-  return 'at ' .. epoch .. ' ' .. int(seq) .. ' ' .. (is_host(ME) and int(LOG_ENTRIES * 2 - (seq - base)) or '-') .. ' ' .. hosts
+  return 'at ' .. epoch .. ' ' .. int(seq) .. ' ' .. (is_host(ME) and left() or '-') .. ' ' .. hosts
 end
 
 -- Who came or went is for webhooks too: one step with the log, so that neither is without the other. Numbered, so that
@@ -318,10 +330,10 @@ local function announce(entry, brief, over)
 end
 
 -- `since` is for one that has only now become a member
-local function come(member, profile, brief)
+local function come(member, holder, profile, brief)
   if NEWS > 0 then size() end
   if count then count = count + 1 end
-  announce('j ' .. member .. ' - -\n' .. profile, brief)
+  announce('j ' .. member .. ' - ' .. holder .. '\n' .. profile, brief)
 end
 
 local function remove(member, reason)
