@@ -8,7 +8,7 @@ use rtc_signaling::{
 use rtc_signaling_proto::{
     MemberId, Refusal, ReplicaId, RoomName,
     entry::Profile,
-    ops::{Join, Read, Sent, Signal},
+    ops::{Join, Joined, Read, RoomLimits, Sent, Signal},
 };
 use serde_json::json;
 use std::{sync::Arc, time::Duration};
@@ -183,4 +183,35 @@ async fn a_redis_that_lost_its_functions_is_given_them_again() {
     one.signal(None, json!("on")).await;
     assert_eq!(two.expect("signal").await["data"], "on");
     one.expect_nothing().await;
+}
+
+/// The last of them takes no room along that somebody enters.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_finds_nobody_but_those_who_are_lost_enters_the_same_room() {
+    let lease = Duration::from_millis(200);
+    let limits = RoomLimits { replica_lease: lease, detached_lease: lease, ..RoomLimits::default() };
+    let backend = Backend::redis_with(limits);
+    let listener: Arc<dyn Listener> = Arc::new(Deaf);
+    let replica = |n: u64| -> ReplicaId { format!("pod-{n}-1").parse().unwrap() };
+    let [gone, here] = [0, 1].map(|n| backend.shared.open(replica(n), Arc::downgrade(&listener)));
+    gone.begin();
+    here.begin();
+    let room: RoomName = "r".parse().unwrap();
+    let enter = async |store: &Store, n: u64| {
+        let (member, holder) = (member(&format!("m{n}")), replica(n));
+        let profile = Profile::new(&member, None, None);
+        store
+            .join(&room, &Join { member, secret: "s".into(), holder, profile, max: 1, bound: 0 })
+            .await
+            .unwrap()
+    };
+    let Joined::Entered(first) = enter(&gone, 0).await else { panic!("full") };
+    assert_eq!(enter(&here, 1).await, Joined::Full { max: 1 });
+    // nobody but who enters looks for leases here
+    tokio::time::sleep(lease * 2).await;
+    let Joined::Entered(view) = enter(&here, 1).await else { panic!("full") };
+    assert_eq!((view.epoch, view.seq), (first.epoch, 3));
+    assert_eq!(view.members.iter().map(|m| m.id.as_str()).collect::<Vec<_>>(), ["m1"]);
+    let Read::Entries(entries) = here.read(&room, view.epoch, 0).await.unwrap() else { panic!("lost") };
+    assert_eq!(entries.iter().map(|entry| entry.seq).collect::<Vec<_>>(), [1, 2, 3]);
 }

@@ -2,6 +2,6 @@ local member, conn, reason, last_here = next_arg(), next_arg(), next_arg(), next
 local word = open(member)
 local no = refused(word, conn)
 if no then return no end
-remove(member, reason)
+remove(member, reason, true)
 if not tidy() then unhost(last_here) end
 return {'left', int(seq)}

@@ -1,4 +1,4 @@
 open()
-if epoch then reap() end
+if epoch then reap(true) end
 if not tidy() then index() end
 return 'done'

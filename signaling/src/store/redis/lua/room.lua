@@ -256,6 +256,11 @@ local function restart(from)
   renew(from)
 end
 
+-- Two generations of requests are known.
+local function rotate()
+  if call('HLEN', seen) >= SEEN then call('RENAME', seen, older) end
+end
+
 -- Gives the next number, writes the log, tells the other replicas that host the room.
 local function append(entry)
   local added
@@ -285,6 +290,9 @@ local function append(entry)
   if seq - base >= LOG_ENTRIES * 2 then
     if call('XLEN', log) == seq - base then
       trim(seq - LOG_ENTRIES)
+      -- of what replicas noted by themselves
+      more_keys()
+      rotate()
     else
       -- a log with gaps is none
       restart(seq)
@@ -336,23 +344,24 @@ local function come(member, holder, profile, brief)
   announce('j ' .. member .. ' - ' .. holder .. '\n' .. profile, brief)
 end
 
-local function remove(member, reason)
-  local over = size() == 1
+-- `ends`: a room that nobody is left in ends with this act.
+local function remove(member, reason, ends)
+  local over = size() == 1 and ends
   if not over then call('HDEL', meta, member) end
   count = count - 1
   announce('l ' .. member .. ' - ' .. reason .. '\n', '', over)
 end
 
 -- The oldest first, so that every store tells it alike.
-local function remove_all(those, reason)
+local function remove_all(those, reason, ends)
   sort(those, function(a, b)
     if a.since ~= b.since then return a.since < b.since end
     return a.member < b.member
   end)
-  for _, who in ipairs(those) do remove(who.member, reason) end
+  for _, who in ipairs(those) do remove(who.member, reason, ends) end
 end
 
-local function reap()
+local function reap(ends_room)
   clock()
   local over, any = {}, lease(0) > 0 and lease(0) <= now
   for i, host in ipairs(split(hosts)) do
@@ -371,7 +380,7 @@ local function reap()
   end)
   set_lease(0, first)
   keep_hosts(function(host) return not over[host] end)
-  remove_all(lost, 'lost')
+  remove_all(lost, 'lost', ends_room)
 end
 
 -- A room that nobody is in is over.
@@ -496,9 +505,8 @@ local function before(request)
   return 'before ' .. int(at)
 end
 
--- Two generations of requests are known.
 local function remember(request)
-  if call('HLEN', seen) >= SEEN then call('RENAME', seen, older) end
+  rotate()
   call('HSET', seen, request, int(seq))
 end
 
