@@ -21,7 +21,8 @@ const LIMITS: RoomLimits = RoomLimits {
     log_entries: 20,
     log_age: Duration::from_secs(3600),
     log_bytes: 12_000,
-    seen: 5,
+    // more than are asked for: replicas may remember some for longer
+    seen: 100,
     replica_lease: Duration::from_millis(400),
     detached_lease: Duration::from_millis(400),
 };
@@ -103,6 +104,8 @@ struct Side {
     heard: Arc<Heard>,
     /// Epochs differ between stores: they are compared by the order in which they come.
     epochs: Vec<u64>,
+    /// How often the session of each may have ended.
+    ended: [u32; 4],
 }
 
 impl Side {
@@ -112,7 +115,7 @@ impl Side {
         let replicas = ["a", "b"].map(|name| format!("pod-{name}-{case}").parse::<ReplicaId>().unwrap());
         let stores = replicas.clone().map(|replica| shared.open(replica, Arc::downgrade(&listener)));
         stores.iter().for_each(Store::begin);
-        Self { stores, replicas, heard, epochs: Vec::new() }
+        Self { stores, replicas, heard, epochs: Vec::new(), ended: [0; 4] }
     }
 
     fn name(&mut self, epoch: u64) -> usize {
@@ -151,7 +154,22 @@ impl Side {
         self.stores[0].view(room).await.unwrap().map_or((0, 0), |view| (view.epoch, view.seq))
     }
 
+    /// A session's own: no two have one name, other than in these rooms.
+    fn request(&self, who: u8, id: u8) -> String {
+        format!("{}g{}", request(id), self.ended[usize::from(who)])
+    }
+
     async fn act(&mut self, room: &RoomName, op: &Op) -> String {
+        let answer = self.do_act(room, op).await;
+        match op {
+            Op::Leave { who, .. } => self.ended[usize::from(*who)] += 1,
+            Op::Close | Op::Lapse => self.ended.iter_mut().for_each(|ended| *ended += 1),
+            _ => {}
+        }
+        answer
+    }
+
+    async fn do_act(&mut self, room: &RoomName, op: &Op) -> String {
         let head = self.head(room).await;
         let refused = |error: StoreError| match error {
             StoreError::Refused(refusal) => format!("{refusal:?}"),
@@ -178,14 +196,21 @@ impl Side {
                 proven.map_or_else(refused, |()| "proven".into())
             }
             Op::Signal { who, conn, to, id } => {
-                let signal =
-                    Signal { from: member(who), conn, to: to.map(member), id: request(id), data: data(id) };
+                let signal = Signal {
+                    from: member(who),
+                    conn,
+                    to: to.map(member),
+                    id: self.request(who, id),
+                    data: data(id),
+                };
                 let sent = self.stores[0].signal(room, &signal).await;
                 sent.map_or_else(refused, |sent| format!("{sent:?}"))
             }
             Op::Close => self.stores[1].close(room).await.map_or_else(refused, |()| "closed".into()),
             Op::Post { who, to, id } => {
-                let post = Post { from: member(who), to: to.map(member), id: request(id), data: "[]".into() };
+                // nobody's name
+                let from = format!("poster{who}").parse().unwrap();
+                let post = Post { from, to: to.map(member), id: request(id), data: "[]".into() };
                 let sent = self.stores[1].post(room, &post).await;
                 sent.map_or_else(refused, |sent| format!("{sent:?}"))
             }
@@ -295,5 +320,35 @@ async fn both_stores_answer_alike() {
         })
         .await;
         assert_eq!(got, expected, "case {case} after {done:#?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_are_known_again_for_as_long_as_there_are_no_more_than_the_limit() {
+    let redis = Redis::start();
+    let limits = RoomLimits { seen: 3, ..RoomLimits::default() };
+    let shared = Shared::Redis(RedisRooms::new(&redis.url(), limits).unwrap());
+    for shared in [Shared::Memory(MemoryRooms::new(limits)), shared] {
+        let side = Side::new(&shared, 0);
+        let room: RoomName = "r".parse().unwrap();
+        let holder = side.replicas[0].clone();
+        let join =
+            Join { member: member(0), secret: "s".into(), holder, profile: profile(0), max: 0, bound: 0 };
+        side.stores[0].join(&room, &join).await.unwrap();
+        let post = async |id| {
+            let post = Post { from: member(1), to: None, id: request(id), data: "[]".into() };
+            side.stores[0].post(&room, &post).await.unwrap()
+        };
+        for id in 1..=3 {
+            assert_eq!(post(id).await, Sent::Now(u64::from(id) + 1));
+        }
+        // the first of the next generation
+        assert_eq!(post(4).await, Sent::Now(5));
+        assert_eq!(post(1).await, Sent::Before(2));
+        for id in 5..=7 {
+            post(id).await;
+        }
+        assert_eq!(post(4).await, Sent::Before(5));
+        assert_eq!(post(1).await, Sent::Now(9));
     }
 }

@@ -43,9 +43,11 @@ impl Hosting {
         self.rooms().contains_key(room)
     }
 
-    /// See [`Known::is_first`].
-    pub(super) fn is_first(&self, room: &RoomName, from: &MemberId, conn: u64, word: &str) -> bool {
-        self.rooms().get_mut(room).is_some_and(|known| known.is_first(from, conn, word))
+    /// See [`Known::doubt`].
+    pub(super) fn doubt(&self, room: &RoomName, from: &MemberId) {
+        if let Some(known) = self.rooms().get_mut(room) {
+            known.doubt(from);
+        }
     }
 
     /// See [`Known::spend`].

@@ -42,6 +42,8 @@ pub(super) struct Leave {
     pub(super) until: u64,
     /// Other replicas that host the room.
     pub(super) others: Vec<ReplicaId>,
+    /// The sender's session has begun with this.
+    pub(super) begins: bool,
 }
 
 /// What a function told of the log as it left it.
@@ -85,6 +87,8 @@ pub(super) struct Wish<'a> {
     pub(super) to: Option<&'a MemberId>,
     /// Bytes that count.
     pub(super) weight: u64,
+    /// Its word, if it may come again.
+    pub(super) request: Option<&'a str>,
 }
 
 /// What became of a write.
@@ -156,8 +160,8 @@ pub(super) struct Known {
     spent: u64,
     /// Small: most rooms are quiet.
     writing: Option<Box<Writing>>,
-    /// Hashes of the words of requests, of sessions that have had one connection, which is here.
-    requests: Vec<(MemberId, VecDeque<u64>)>,
+    /// Of sessions that began here, hashes of the words of their requests; `None` when there may be others.
+    requests: Vec<(MemberId, Option<Vec<u64>>)>,
 }
 
 impl Known {
@@ -176,9 +180,12 @@ impl Known {
         &mut self,
         subscription: u64,
         ticket: u64,
-        Wish { from, conn, to, weight }: Wish<'_>,
+        Wish { from, conn, to, weight, request }: Wish<'_>,
         most: u64,
     ) -> Option<Proposal> {
+        if request.is_some_and(|word| !self.is_first(from, conn, word)) {
+            return None;
+        }
         let (epoch, seq) = self.place.filter(|_| self.subscription == subscription)?;
         let terms = self.terms.as_ref()?;
         let may_send = terms.senders.iter().any(|(member, c)| *c == conn && member == from);
@@ -196,28 +203,29 @@ impl Known {
         Some(proposal)
     }
 
-    /// Whether a request comes for the first time, as far as can be told here: all that a session asked for came by its
-    /// first connection.
-    pub(super) fn is_first(&mut self, from: &MemberId, conn: u64, word: &str) -> bool {
-        if conn != 1 {
-            return false;
-        }
+    /// Whether a request comes for the first time; it is known from now on. What a session asks for comes by its first
+    /// connection, which is here, unless something of it was heard.
+    fn is_first(&mut self, from: &MemberId, conn: u64, word: &str) -> bool {
+        let known = self.requests.iter_mut().find(|(member, _)| member == from);
+        let Some((_, Some(known))) = known.filter(|_| conn == 1) else { return false };
         let mut hasher = DefaultHasher::new();
         word.hash(&mut hasher);
         let hash = hasher.finish();
-        let at = self.requests.iter().position(|(member, _)| member == from).unwrap_or_else(|| {
-            self.requests.push((from.clone(), VecDeque::new()));
-            self.requests.len() - 1
-        });
-        let Some((_, known)) = self.requests.get_mut(at) else { return false };
         if known.contains(&hash) {
             return false;
         }
         if known.len() >= REQUESTS {
-            known.pop_front();
+            known.remove(0);
         }
-        known.push_back(hash);
+        known.push(hash);
         true
+    }
+
+    /// A member asked for something by another way than its connection.
+    pub(super) fn doubt(&mut self, from: &MemberId) {
+        if let Some((_, known)) = self.requests.iter_mut().find(|(member, _)| member == from) {
+            *known = None;
+        }
     }
 
     /// A session has no connection here any more.
@@ -248,6 +256,10 @@ impl Known {
                 }
                 self.own(own);
                 if let Some(leave) = leave {
+                    if leave.begins {
+                        self.ended(&leave.sender.0);
+                        self.requests.push((leave.sender.0.clone(), Some(Vec::new())));
+                    }
                     self.agree(end, leave);
                 }
             }
@@ -268,6 +280,7 @@ impl Known {
 
     fn forget(&mut self) {
         (self.place, self.terms) = (None, None);
+        self.requests.iter_mut().for_each(|(_, known)| *known = None);
         if let Some(writing) = &mut self.writing {
             writing.ahead.clear();
         }
@@ -287,6 +300,11 @@ impl Known {
     }
 
     fn take(&mut self, subscription: u64, entry: Entry, proposed: bool, next: &mut Vec<Next>) {
+        match entry.kind {
+            Kind::Signal => self.doubt(&entry.from),
+            Kind::Left => self.ended(&entry.from),
+            Kind::Joined | Kind::Attached => {}
+        }
         let here = self.place.filter(|_| subscription == self.subscription);
         match here {
             Some((epoch, seq)) if entry.epoch == epoch && entry.seq == seq + 1 => {
@@ -366,7 +384,7 @@ impl Known {
         if end.is_none() || self.place != end {
             return;
         }
-        let Leave { sender, members, until, others } = leave;
+        let Leave { sender, members, until, others, .. } = leave;
         let none = || Box::new(Terms { others: Vec::new(), until, senders: Vec::new(), members: Vec::new() });
         let terms = self.terms.get_or_insert_with(none);
         (terms.others, terms.until) = (others, until);
@@ -506,7 +524,13 @@ mod tests {
         }
 
         fn leave(&self, n: usize, others: Vec<ReplicaId>) -> Leave {
-            Leave { sender: (member(n), 1), members: Vec::new(), until: self.place().1 + 9, others }
+            Leave {
+                sender: (member(n), 1),
+                members: Vec::new(),
+                until: self.place().1 + 9,
+                others,
+                begins: false,
+            }
         }
 
         fn begin(&mut self, n: usize) -> u64 {
@@ -583,7 +607,7 @@ mod tests {
                     let (ticket, word) = (self.tickets, self.tickets);
                     let pod = &mut self.pods[n];
                     let proposal = {
-                        let wish = Wish { from: &member(n), conn: 1, to: None, weight: 0 };
+                        let wish = Wish { from: &member(n), conn: 1, to: None, weight: 0, request: None };
                         pod.known.propose(pod.subscription, ticket, wish, 0)
                     };
                     self.proposed += usize::from(proposal.is_some());
@@ -741,5 +765,38 @@ mod tests {
         for pod in &world.pods {
             assert_eq!(pod.told.get(&end), world.log.last().map(text).as_ref());
         }
+    }
+
+    #[test]
+    fn a_request_is_new_to_where_its_session_began_and_nobody_else() {
+        let mut known = Known::default();
+        let mut next = Vec::new();
+        let leave = |begins| {
+            let leave =
+                Leave { sender: (member(1), 1), members: Vec::new(), until: 99, others: Vec::new(), begins };
+            Answer::Told(Told { end: Some((7, 1)), own: Vec::new(), leave: Some(leave) })
+        };
+        let wish = |request| Wish { from: &FROM, conn: 1, to: None, weight: 0, request: Some(request) };
+        static FROM: std::sync::LazyLock<MemberId> = std::sync::LazyLock::new(|| member(1));
+        let mut asks = |known: &mut Known, ticket, word| {
+            let proposed = known.propose(3, ticket, wish(word), 0).is_some();
+            known.end(ticket, Answer::Nothing, &mut next);
+            // a refused one takes the leave along
+            known.begin(3, ticket + 1);
+            known.end(ticket + 1, leave(false), &mut next);
+            proposed
+        };
+        known.begin(3, 1);
+        known.end(1, leave(false), &mut Vec::new());
+        assert!(!asks(&mut known, 2, "a"), "of a session that began elsewhere");
+        known.begin(3, 4);
+        known.end(4, leave(true), &mut Vec::new());
+        assert!(asks(&mut known, 5, "a"));
+        assert!(!asks(&mut known, 7, "a"));
+        assert!(asks(&mut known, 9, "b"));
+        // it says something by another replica
+        let said = Entry { from: member(1), ..entry((7, 2), Kind::Signal, 0) };
+        known.heard(3, said, false, &mut Vec::new());
+        assert!(!asks(&mut known, 11, "c"));
     }
 }

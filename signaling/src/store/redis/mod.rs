@@ -265,6 +265,7 @@ impl RedisStore {
                     members,
                     until: place.1 + left,
                     others: others(&mut hosts),
+                    begins: left > 0,
                 });
             }
             What::Pass(conn, draft) => {
@@ -274,6 +275,7 @@ impl RedisStore {
                         members: draft.to.iter().cloned().collect(),
                         until: place.1 + left,
                         others: others(&mut hosts),
+                        begins: false,
                     });
                     written.push(draft.number(place.0, place.1));
                 }
@@ -344,8 +346,10 @@ impl RedisStore {
         let draft = Draft::signal(from, to.as_ref(), id.clone(), data.clone());
         let line = draft.line();
         let request = may_come_again(id).then(|| format!("{from} {id}"));
-        let is_new = request.is_none() || self.hosting.is_first(room, from, *conn, id);
-        if is_new && let Some(seq) = self.propose(room, *conn, &draft, &line, request.clone()).await? {
+        if *conn == 0 {
+            self.hosting.doubt(room, from);
+        }
+        if let Some(seq) = Box::pin(self.propose(room, *conn, &draft, &line, request.clone())).await? {
             return Ok(Sent::Now(seq));
         }
         let to = to.as_ref().map_or("-", MemberId::as_str);
@@ -357,6 +361,7 @@ impl RedisStore {
 
     pub(super) async fn post(&self, room: &RoomName, post: &Post) -> Outcome<Sent> {
         let Post { from, to, id, data } = post;
+        self.hosting.doubt(room, from);
         let draft = Draft::signal(from, to.as_ref(), id.clone(), data.clone());
         let words = Words::new("post").with(to.as_ref().map_or("-", MemberId::as_str)).with(&draft.line());
         let words = if may_come_again(id) { words.show(format_args!("{from} {id}")) } else { words.with("") };
@@ -376,7 +381,13 @@ impl RedisStore {
         let map = self.fleet.map();
         let partition = partition(room.as_str());
         let Ok(node) = map.node(partition) else { return Ok(None) };
-        let wish = Wish { from: &draft.from, conn, to: draft.to.as_ref(), weight: draft.weight() };
+        let wish = Wish {
+            from: &draft.from,
+            conn,
+            to: draft.to.as_ref(),
+            weight: draft.weight(),
+            request: request.as_ref().map(|_| draft.id.as_str()),
+        };
         // of two that each spend so much, a log is hardly longer than it may be
         let most = self.library.limits.log_bytes / 32;
         let Some((proposal, under_way)) = self.hosting.propose(room, node.number, wish, most) else {
