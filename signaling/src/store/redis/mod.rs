@@ -46,7 +46,7 @@ use append::Append;
 use call::{Caller, Words, Write};
 use fleet::Fleet;
 use hosting::{Hosting, UnderWay, place};
-use known::{Answer, Effect, Leave, Told, Wish};
+use known::{Answer, Effect, Permit, Told, Wish};
 use library::{Library, Reply};
 use node::ANSWER;
 use redis::{ErrorKind, RedisError, ServerErrorKind};
@@ -254,13 +254,13 @@ impl RedisStore {
 
     /// Tells the replica what it has written, and remembers how the log is.
     fn tell(&self, under_way: UnderWay<'_>, mut written: Vec<Entry>, reply: &Reply, what: What<'_>) {
-        let mut leave = None;
+        let mut permit = None;
         let others =
             |hosts: &mut dyn Iterator<Item = ReplicaId>| hosts.filter(|host| *host != self.replica).collect();
         match what {
             What::Other => {}
             What::Join(member) => {
-                leave = reply.joined().map(|(place, left, members, mut hosts)| Leave {
+                permit = reply.joined().map(|(place, left, members, mut hosts)| Permit {
                     sender: (member.clone(), 1),
                     members,
                     until: place.1 + left,
@@ -270,7 +270,7 @@ impl RedisStore {
             }
             What::Pass(conn, draft) => {
                 if let Some((place, left, mut hosts)) = reply.sent() {
-                    leave = conn.map(|conn| Leave {
+                    permit = conn.map(|conn| Permit {
                         sender: (draft.from.clone(), conn),
                         members: draft.to.iter().cloned().collect(),
                         until: place.1 + left,
@@ -282,7 +282,7 @@ impl RedisStore {
             }
         }
         let own = written.iter().map(|entry| (place(entry), Effect::of(entry, true))).collect();
-        under_way.end(written, Answer::Told(Told { end: reply.end(), own, leave }));
+        under_way.end(written, Answer::Told(Told { end: reply.end(), own, permit }));
     }
 
     fn answered(&self, begun: Instant) {
