@@ -24,6 +24,15 @@ async fn talk(one: &mut Client, two: &mut Client) {
     }
 }
 
+/// Two in a room, on two replicas that know it; and the second of these.
+async fn call(backend: &Backend) -> (Client, Client, Replica) {
+    let (a, b) = (backend.replica().await, backend.replica().await);
+    let (mut one, mut two) = (a.join("r").await, b.join("r").await);
+    one.expect("member-joined").await;
+    talk(&mut one, &mut two).await;
+    (one, two, b)
+}
+
 async fn calls_of(redis: &Redis, command: &str) -> usize {
     let stats = redis.info("commandstats").await;
     let prefix = format!("cmdstat_{command}:calls=");
@@ -34,10 +43,7 @@ async fn calls_of(redis: &Redis, command: &str) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_signal_after_another_calls_no_function() {
     let backend = Backend::redis();
-    let (a, b) = (backend.replica().await, backend.replica().await);
-    let (mut one, mut two) = (a.join("r").await, b.join("r").await);
-    one.expect("member-joined").await;
-    talk(&mut one, &mut two).await;
+    let (mut one, mut two, _) = call(&backend).await;
     let redis = backend.redis.as_ref().unwrap();
     redis.command(&["CONFIG", "RESETSTAT"]).await;
     for n in 0..20 {
@@ -56,10 +62,7 @@ async fn a_signal_after_another_calls_no_function() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_that_needed_no_function_is_known_when_it_comes_again() {
     let backend = Backend::redis();
-    let (a, b) = (backend.replica().await, backend.replica().await);
-    let (mut one, mut two) = (a.join("r").await, b.join("r").await);
-    one.expect("member-joined").await;
-    talk(&mut one, &mut two).await;
+    let (mut one, mut two, b) = call(&backend).await;
     let redis = backend.redis.as_ref().unwrap();
     redis.command(&["CONFIG", "RESETSTAT"]).await;
     let ask = |n: u64| json!({"type": "signal", "id": format!("q{n}"), "data": n});
@@ -89,10 +92,7 @@ async fn a_request_that_needed_no_function_is_known_when_it_comes_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_of_two_at_once_are_passed_on_once_each() {
     let backend = Backend::redis();
-    let (a, b) = (backend.replica().await, backend.replica().await);
-    let (mut one, mut two) = (a.join("r").await, b.join("r").await);
-    one.expect("member-joined").await;
-    talk(&mut one, &mut two).await;
+    let (mut one, mut two, _) = call(&backend).await;
     let ask = |n: u64| json!({"type": "signal", "id": format!("q{n}"), "data": n});
     for n in 0..60 {
         tokio::join!(one.send(ask(n)), two.send(ask(n)));
@@ -158,10 +158,7 @@ async fn two_who_talk_at_once_are_told_one_order() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_with_a_gap_begins_anew() {
     let backend = Backend::redis();
-    let (a, b) = (backend.replica().await, backend.replica().await);
-    let (mut one, mut two) = (a.join("r").await, b.join("r").await);
-    one.expect("member-joined").await;
-    talk(&mut one, &mut two).await;
+    let (mut one, mut two, _) = call(&backend).await;
     let redis = backend.redis.as_ref().unwrap();
     let logs: Vec<String> = redis::from_redis_value(redis.command(&["KEYS", "rtc:*:log:r"]).await).unwrap();
     let epoch = one.epoch;
@@ -206,10 +203,7 @@ async fn replicas_of_two_versions_write_one_room_in_turn() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_room_that_redis_forgot_between_two_signals_is_taken_over() {
     let backend = Backend::redis();
-    let (a, b) = (backend.replica().await, backend.replica().await);
-    let (mut one, mut two) = (a.join("r").await, b.join("r").await);
-    one.expect("member-joined").await;
-    talk(&mut one, &mut two).await;
+    let (mut one, mut two, _) = call(&backend).await;
     backend.redis.as_ref().unwrap().command(&["FLUSHALL"]).await;
     // whoever speaks first is told, and nothing is written to a room that is no more
     one.send(json!({"type": "signal", "id": "s", "data": "lost"})).await;
@@ -254,7 +248,7 @@ async fn a_replica_hears_what_others_write_for_its_members_between_its_own_signa
         n += 1;
         Signal { from: member(from), conn, to: None, id: format!("u{n}"), data: n.to_string() }
     };
-    // each of them several times, so that the functions know it, and in turn
+    // the replica proposes, and what it means to append is another's meanwhile
     for _ in 0..4 {
         for (store, from, conn) in [(&b, 0, 0), (&b, 0, 0), (&a, 0, 1), (&a, 1, 1)] {
             let signal = signal(from, conn);

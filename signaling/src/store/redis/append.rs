@@ -42,8 +42,13 @@ impl Server for Logs {
                 _ => return Err((ErrorKind::UnexpectedReturnType, "a transaction without answers").into()),
             },
             Ok(answers) => answers,
-            // it has done nothing
-            Err(error) if matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension) => Vec::new(),
+            // a command of it was refused before it began: nothing of it was done
+            Err(error)
+                if pipeline.is_transaction()
+                    && matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension) =>
+            {
+                Vec::new()
+            }
             Err(error) => return Err(error),
         };
         let mut appended = answers.iter().map(|answer| matches!(answer, Value::BulkString(_)));
