@@ -51,6 +51,8 @@ pub struct Metrics {
     pub connections: Family<Dialect, Gauge>,
     /// Messages of clients.
     pub messages: Family<Message, Counter>,
+    /// Of those, the native ones that are passed on: most of all.
+    pub signals: Counter,
     /// Resumes.
     pub resumes: Family<ResumeOutcome, Counter>,
     /// Clients that were turned away.
@@ -90,6 +92,7 @@ impl Metrics {
         let mut registry = Registry::with_prefix("rtc_signaling");
         let connections = Family::<Dialect, Gauge>::default();
         let messages = Family::<Message, Counter>::default();
+        let signals = messages.get_or_create_owned(&Message { dialect: "native", kind: "signal" });
         let resumes = Family::<ResumeOutcome, Counter>::default();
         let refused = Family::<Refused, Counter>::default();
         let (slow_readers, gaps, resyncs) = (Counter::default(), Counter::default(), Counter::default());
@@ -133,6 +136,7 @@ impl Metrics {
         Self {
             connections,
             messages,
+            signals,
             resumes,
             refused,
             slow_readers,

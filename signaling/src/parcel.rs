@@ -35,6 +35,26 @@ impl Parcel {
         data.filter(|_| self.kind == Kind::Signal)
     }
 
+    /// One that nobody is told, so that it needs no frame.
+    #[must_use]
+    pub(crate) fn untold(entry: Entry) -> Self {
+        Self::with_frame(entry, Utf8Bytes::default())
+    }
+
+    fn with_frame(entry: Entry, frame: Utf8Bytes) -> Self {
+        Self {
+            conn: entry.conn(),
+            frame,
+            body: entry.body.len(),
+            kind: entry.kind,
+            epoch: entry.epoch,
+            seq: entry.seq,
+            from: entry.from,
+            to: entry.to,
+            id: entry.id,
+        }
+    }
+
     /// Whether `member` is told.
     #[must_use]
     pub fn is_for(&self, member: &MemberId) -> bool {
@@ -44,16 +64,7 @@ impl Parcel {
 
 impl From<Entry> for Parcel {
     fn from(entry: Entry) -> Self {
-        Self {
-            conn: entry.conn(),
-            frame: entry.frame().into(),
-            body: entry.body.len(),
-            kind: entry.kind,
-            epoch: entry.epoch,
-            seq: entry.seq,
-            from: entry.from,
-            to: entry.to,
-            id: entry.id,
-        }
+        let frame = entry.frame().into();
+        Self::with_frame(entry, frame)
     }
 }

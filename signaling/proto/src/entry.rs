@@ -186,13 +186,11 @@ impl Draft {
         line(*kind, from, to.as_ref(), id, body)
     }
 
-    /// What its [line](Self::line) weighs against [`RoomLimits::log_bytes`](crate::ops::RoomLimits::log_bytes): its
-    /// bytes, or nothing if it has few, since of those the number is bounded.
+    /// What its [line](Self::line) [weighs](weight).
     #[must_use]
     pub fn weight(&self) -> u64 {
         let to = self.to.as_ref().map_or(1, |to| to.as_str().len());
-        let bytes = self.from.as_str().len() + to + self.id.len() + self.body.len() + 5;
-        if bytes < LIGHT { 0 } else { bytes as u64 }
+        weight(self.from.as_str().len() + to + self.id.len() + self.body.len() + 5)
     }
 
     /// The entry, numbered.
@@ -203,7 +201,7 @@ impl Draft {
     }
 }
 
-fn line(kind: Kind, from: &MemberId, to: Option<&MemberId>, id: &str, body: &str) -> String {
+pub(crate) fn line(kind: Kind, from: &MemberId, to: Option<&MemberId>, id: &str, body: &str) -> String {
     let (from, to) = (from.as_str(), to.map_or("-", MemberId::as_str));
     let mut text = String::with_capacity(from.len() + to.len() + id.len() + body.len() + 5);
     text.push(kind.letter());
@@ -215,6 +213,13 @@ fn line(kind: Kind, from: &MemberId, to: Option<&MemberId>, id: &str, body: &str
 
 /// Lines of fewer bytes weigh nothing.
 pub const LIGHT: usize = 1024;
+
+/// What a line of so many bytes weighs against [`RoomLimits::log_bytes`](crate::ops::RoomLimits::log_bytes): its
+/// bytes, or nothing if it has few, since of those the number is bounded.
+#[must_use]
+pub fn weight(bytes: usize) -> u64 {
+    if bytes < LIGHT { 0 } else { bytes as u64 }
+}
 
 /// A numbered entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -263,11 +268,16 @@ impl Entry {
             return String::new();
         }
         let mut text = String::with_capacity(body.len() + 192);
-        let place = |text: &mut String| match seq {
-            0 => write!(text, "{{\"type\":\"{}\"", kind.frame_type()),
-            _ => write!(text, "{{\"type\":\"{}\",\"epoch\":{epoch},\"seq\":{seq}", kind.frame_type()),
-        };
-        let _ = place(&mut text);
+        let mut number = itoa::Buffer::new();
+        for part in ["{\"type\":\"", kind.frame_type(), "\""] {
+            text.push_str(part);
+        }
+        if *seq != 0 {
+            text.push_str(",\"epoch\":");
+            text.push_str(number.format(*epoch));
+            text.push_str(",\"seq\":");
+            text.push_str(number.format(*seq));
+        }
         let parts: &[&str] = match (kind, to) {
             (Kind::Signal, None) => &[",\"from\":\"", from.as_str(), "\",\"data\":", body, "}"],
             (Kind::Signal, Some(to)) => {
@@ -320,7 +330,7 @@ impl Entry {
 /// The word of a request in a header: the client's `id`, or one that the server made.
 #[must_use]
 pub fn request_word(id: Option<&RequestId>, otherwise: impl FnOnce() -> u64) -> String {
-    id.map_or_else(|| format!("u{}", otherwise()), RequestId::to_string)
+    id.map_or_else(|| ["u", itoa::Buffer::new().format(otherwise())].concat(), RequestId::to_string)
 }
 
 /// Whether a request may come again under this word: not under one that the server made, which no client knows.

@@ -1,7 +1,7 @@
 //! What is asked of a room, and what comes back: the vocabulary that every store of rooms speaks.
 
 use crate::{
-    entry::{Entry, Profile},
+    entry::{Entry, Kind, Profile, line},
     names::{MemberId, ReplicaId},
 };
 use std::time::Duration;
@@ -102,6 +102,21 @@ pub struct Signal {
     pub id: String,
     /// JSON.
     pub data: String,
+}
+
+impl Signal {
+    /// How it stands in the log, but for its place: see [`Draft::line`](crate::entry::Draft::line).
+    #[must_use]
+    pub fn line(&self) -> String {
+        line(Kind::Signal, &self.from, self.to.as_ref(), &self.id, &self.data)
+    }
+
+    /// Its entry at a place of the log.
+    #[must_use]
+    pub fn number(&self, epoch: u64, seq: u64) -> Entry {
+        let Self { from, to, id, data, .. } = self.clone();
+        Entry { kind: Kind::Signal, epoch, seq, from, to, id, body: data }
+    }
 }
 
 /// Something to pass on from outside of the room.

@@ -106,7 +106,7 @@ impl Native {
             let how = "this token permits no sending (`publish` is false)";
             return Answer::reply(refused(id.as_ref(), Code::Forbidden, how));
         }
-        self.hub.metrics().message("native", "signal");
+        self.hub.metrics().signals.inc();
         let sent = self.hub.signal(&at, to, id.as_ref(), data).await;
         match (sent, id) {
             (Ok(seq), Some(id)) => Answer::reply(ServerFrame::Ack { id: &id, seq }.to_text()),

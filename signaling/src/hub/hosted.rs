@@ -8,7 +8,7 @@ use crate::{
     parcel::Parcel,
 };
 use rtc_signaling_proto::{
-    Kind, MemberId, close,
+    Entry, Kind, MemberId, close,
     entry::{Profile, Reason},
     ops::{Held, View},
 };
@@ -135,6 +135,11 @@ impl Hosted {
     /// A room that nobody here is in yet.
     pub(crate) fn new(max: u32) -> Self {
         Self { max, ..Self::default() }
+    }
+
+    /// Whether somebody here is to be told of an entry that was written just now: one who comes later is not.
+    pub(crate) fn tells(&self, entry: &Entry) -> bool {
+        self.locals.iter().any(|local| entry.is_for(&local.member))
     }
 
     /// Takes an entry in.

@@ -5,7 +5,7 @@ use super::{
     hosted::{Hosted, Next},
 };
 use crate::{outbox::Out, parcel::Parcel, store::Listener};
-use rtc_signaling_proto::RoomName;
+use rtc_signaling_proto::{Entry, RoomName};
 use std::{sync::Arc, time::Duration};
 
 impl Listener for Hub {
@@ -13,6 +13,15 @@ impl Listener for Hub {
         let mut rooms = self.lock(room);
         if let Some(hosted) = rooms.get_mut(room) {
             self.accept(room, hosted, parcel);
+        }
+    }
+
+    fn wrote(&self, room: &RoomName, entry: Entry) {
+        let mut rooms = self.lock(room);
+        if let Some(hosted) = rooms.get_mut(room) {
+            // most signals are for somebody elsewhere: there nobody reads a frame
+            let parcel = if hosted.tells(&entry) { Parcel::from(entry) } else { Parcel::untold(entry) };
+            self.accept(room, hosted, &Arc::new(parcel));
         }
     }
 

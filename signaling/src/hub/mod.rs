@@ -19,11 +19,11 @@ use crate::{
     metrics::Metrics,
     store::{Shared, Store},
 };
+use ahash::RandomState;
 use hosted::Hosted;
 use rtc_signaling_proto::{ReplicaId, RoomName, ops::RoomLimits};
 use std::{
     collections::HashMap,
-    hash::{BuildHasher, RandomState},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -49,7 +49,7 @@ pub struct Bounds {
 }
 
 /// Rooms with sessions here. Boxed, since a map has more places than it uses.
-type Rooms = HashMap<RoomName, Box<Hosted>>;
+type Rooms = HashMap<RoomName, Box<Hosted>, RandomState>;
 
 /// One replica's sessions.
 #[derive(Debug)]

@@ -5,6 +5,7 @@ use super::{
     news::{Cursor, Found, News, Place},
 };
 use crate::parcel::Parcel;
+use ahash::RandomState;
 use rtc_signaling_proto::{
     Entry, Kind, MemberId, Refusal, ReplicaId, Room, RoomName,
     entry::{Profile, Reason},
@@ -13,7 +14,6 @@ use rtc_signaling_proto::{
 use std::{
     collections::{HashMap, VecDeque},
     fmt,
-    hash::{BuildHasher, RandomState},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
@@ -26,8 +26,8 @@ const SHARDS: usize = 64;
 const NEWS: usize = 8192;
 
 /// Boxed, since a map has more places than it uses.
-type Rooms = HashMap<RoomName, Box<Room>>;
-type Hosts = HashMap<RoomName, Vec<(ReplicaId, Weak<dyn Listener>)>>;
+type Rooms = HashMap<RoomName, Box<Room>, RandomState>;
+type Hosts = HashMap<RoomName, Vec<(ReplicaId, Weak<dyn Listener>)>, RandomState>;
 
 /// Replicas are called with `rooms` locked, and come with their own locks held to say what they host: that
 /// must wait for nobody who calls them. So nothing is called while `hosts` is locked.

@@ -9,7 +9,7 @@ pub mod news;
 pub mod redis;
 
 use crate::parcel::Parcel;
-use rtc_signaling_proto::{MemberId, Refusal, ReplicaId, RoomName, entry::Reason, ops::*};
+use rtc_signaling_proto::{Entry, MemberId, Refusal, ReplicaId, RoomName, entry::Reason, ops::*};
 use std::{
     sync::{Arc, Weak},
     time::Duration,
@@ -30,6 +30,10 @@ pub enum StoreError {
 pub trait Listener: Send + Sync + 'static {
     /// An entry of a hosted room.
     fn entry(&self, room: &RoomName, parcel: &Arc<Parcel>);
+    /// An entry that this replica has written itself, of a hosted room.
+    fn wrote(&self, room: &RoomName, entry: Entry) {
+        self.entry(room, &Arc::new(Parcel::from(entry)));
+    }
     /// Entries of a hosted room were written that did not come.
     fn missing(&self, room: &RoomName);
     /// Entries of any hosted room may have been missed.

@@ -1,9 +1,12 @@
 //! Signals that are appended by commands instead of a function, each if the log is as its writer knows it (see
 //! [`known`](super::known)).
 
-use super::{inbox, known::Proposal, queue::Server, slots::key};
-use redis::{ErrorKind, Pipeline, RedisError, Value, aio::MultiplexedConnection};
+use super::{inbox, known::Proposal, queue::Server, slots::push_key};
+use redis::{Cmd, ErrorKind, Pipeline, RedisError, Value, aio::MultiplexedConnection};
 use rtc_signaling_proto::{ReplicaId, RoomName};
+
+/// About what a command takes but for what is written.
+const MORE: usize = 128;
 
 /// A signal to append.
 pub(super) struct Append {
@@ -69,13 +72,26 @@ impl Logs {
     fn pipeline(&self, writes: &[Append]) -> Pipeline {
         let mut messages: Vec<(&ReplicaId, String)> = Vec::new();
         let mut pipeline = Pipeline::with_capacity(writes.len() + 2);
+        let bytes: usize = writes.iter().map(|write| write.line.len() + MORE).sum();
+        let (mut word, mut number) = (String::with_capacity(MORE), itoa::Buffer::new());
+        let key = |word: &mut String, partition: usize, name: &str, room: &RoomName| {
+            word.clear();
+            push_key(word, partition, name);
+            word.push_str(room.as_str());
+        };
         for Append { room, partition, proposal: Proposal { place, others }, line, .. } in writes {
-            let (epoch, seq) = place;
-            let add = pipeline.cmd("XADD").arg(key(*partition, "log:") + room.as_str());
-            add.arg("NOMKSTREAM").arg(format!("{epoch}-{seq}")).arg("e").arg(line);
-            for other in others {
+            let mut add = Cmd::with_capacity(6, line.len() + MORE);
+            key(&mut word, *partition, "log:", room);
+            add.arg("XADD").arg(&word).arg("NOMKSTREAM");
+            word.clear();
+            word.push_str(number.format(place.0));
+            word.push('-');
+            word.push_str(number.format(place.1));
+            add.arg(&word).arg("e").arg(line);
+            pipeline.add_command(add);
+            for other in others.iter() {
                 let at = messages.iter().position(|(to, _)| *to == other).unwrap_or_else(|| {
-                    messages.push((other, String::with_capacity(line.len() + 96)));
+                    messages.push((other, String::with_capacity(bytes)));
                     messages.len() - 1
                 });
                 inbox::propose(&mut messages[at].1, room, *partition, *place, line);
@@ -83,9 +99,11 @@ impl Logs {
         }
         for Append { room, partition, proposal, request, .. } in writes {
             if let Some(request) = request {
+                key(&mut word, *partition, "seen:", room);
                 // also if it is not appended: who finds it looks at what is there
-                let note = pipeline.cmd("HSET").arg(key(*partition, "seen:") + room.as_str());
-                note.arg(request).arg(proposal.place.1);
+                let mut note = Cmd::with_capacity(4, request.len() + MORE);
+                note.arg("HSET").arg(&word).arg(request).arg(number.format(proposal.place.1));
+                pipeline.add_command(note);
             }
         }
         if !messages.is_empty() {
@@ -94,11 +112,21 @@ impl Logs {
             pipeline.atomic();
         }
         for (other, message) in messages {
-            let (publish, to) = match writes.first() {
-                Some(first) if self.cluster => ("SPUBLISH", key(first.partition, "to:")),
-                _ => ("PUBLISH", "rtc:to:".to_owned()),
+            word.clear();
+            let publish = match writes.first() {
+                Some(first) if self.cluster => {
+                    push_key(&mut word, first.partition, "to:");
+                    "SPUBLISH"
+                }
+                _ => {
+                    word.push_str("rtc:to:");
+                    "PUBLISH"
+                }
             };
-            pipeline.cmd(publish).arg(to + other.as_str()).arg(message);
+            word.push_str(other.as_str());
+            let mut command = Cmd::with_capacity(3, message.len() + MORE);
+            command.arg(publish).arg(&word).arg(message);
+            pipeline.add_command(command);
         }
         pipeline
     }

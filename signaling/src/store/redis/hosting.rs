@@ -2,6 +2,7 @@
 
 use super::known::{Answer, Known, Next, Place, Proposal, Wish};
 use crate::{parcel::Parcel, store::Listener};
+use ahash::RandomState;
 use rtc_signaling_proto::{Entry, MemberId, RoomName};
 use std::{
     collections::HashMap,
@@ -11,10 +12,12 @@ use std::{
     },
 };
 
+type Rooms = HashMap<RoomName, Known, RandomState>;
+
 /// See [`Known`], of each room.
 pub(super) struct Hosting {
     listener: Weak<dyn Listener>,
-    rooms: Mutex<HashMap<RoomName, Known>>,
+    rooms: Mutex<Rooms>,
     tickets: AtomicU64,
 }
 
@@ -27,7 +30,7 @@ impl Hosting {
         self.listener.upgrade()
     }
 
-    fn rooms(&self) -> MutexGuard<'_, HashMap<RoomName, Known>> {
+    fn rooms(&self) -> MutexGuard<'_, Rooms> {
         self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -134,7 +137,7 @@ impl UnderWay<'_> {
             && hosting.hosts(room)
             && let Some(listener) = hosting.listener()
         {
-            written.for_each(|entry| listener.entry(room, &Arc::new(Parcel::from(entry))));
+            written.for_each(|entry| listener.wrote(room, entry));
         }
         hosting.end(room, ticket, answer);
     }

@@ -4,15 +4,12 @@
 //! the one that asks for it: so nobody gets what it does not host, or wrote itself, and entering a room costs
 //! no subscription.
 
-use super::{hosting::Hosting, known::Place, slots::key};
+use super::{hosting::Hosting, known::Place, slots::push_key};
 use redis::{PushInfo, PushKind, Value};
 use rtc_signaling_proto::{Entry, RoomName};
-use std::{
-    fmt::Write,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 use tokio::sync::Notify;
 
@@ -39,10 +36,14 @@ impl Inbox {
     fn deliver(&self, data: Vec<Value>) {
         // the channel, and the message
         let Some(Value::BulkString(message)) = data.into_iter().nth(1) else { return };
-        let message = String::from_utf8_lossy(&message);
+        let Ok(message) = String::from_utf8(message) else { return tracing::warn!("not of a room's log") };
         let proposed = message.starts_with(PROPOSED);
-        for parcel in message.split(if proposed { PROPOSED } else { SEPARATOR }).skip(1) {
-            match read(parcel) {
+        let separator = if proposed { PROPOSED } else { SEPARATOR };
+        let starts = memchr::memchr_iter(separator as u8, message.as_bytes()).map(|at| at + 1);
+        let mut starts = starts.peekable();
+        while let Some(start) = starts.next() {
+            let end = starts.peek().map_or(message.len(), |next| next - 1);
+            match message.get(start..end).and_then(read) {
                 Some((room, entry)) => self.hosting.heard(&room, self.number, entry, proposed),
                 // the number that is missing now will be read from the log
                 None => tracing::warn!("not an entry of a room's log"),
@@ -66,17 +67,22 @@ impl Inbox {
 
 /// Adds what is published of an entry that is appended in the same step, or not at all.
 pub(super) fn propose(text: &mut String, room: &RoomName, partition: usize, (epoch, seq): Place, line: &str) {
+    let mut number = itoa::Buffer::new();
+    text.reserve(line.len() + room.as_str().len() + 64);
     text.push(PROPOSED);
-    text.push_str(&key(partition, "meta:"));
-    // writing to a String cannot fail
-    let _ = write!(text, "{room}\n{epoch} {seq}");
+    push_key(text, partition, "meta:");
+    for part in [room.as_str(), "\n", number.format(epoch), " "] {
+        text.push_str(part);
+    }
+    text.push_str(number.format(seq));
     text.push_str(line);
 }
 
 /// The room's first key, the epoch in a line of its own, a space, seq, and the entry, which begins with a letter.
 fn read(parcel: &str) -> Option<(RoomName, Entry)> {
     let (key, rest) = parcel.split_once('\n')?;
-    let (_, room) = key.split_once(":meta:")?;
+    let mut parts = key.splitn(4, ':').skip(2);
+    let room = parts.next().filter(|part| *part == "meta").and(parts.next())?;
     let (epoch, rest) = rest.split_once(' ')?;
     let (seq, line) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit())?);
     Some((RoomName::from_stored(room), Entry::from_line(epoch.parse().ok()?, seq.parse().ok()?, line)?))

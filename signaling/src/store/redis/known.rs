@@ -17,6 +17,7 @@ use rtc_signaling_proto::{Entry, Kind, MemberId, ReplicaId};
 use std::{
     collections::VecDeque,
     hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
 };
 
 /// Senders and receivers of a room that are known; with more, the others' signals are written by functions.
@@ -118,13 +119,13 @@ pub(super) enum Next {
 pub(super) struct Proposal {
     pub(super) place: Place,
     /// Other replicas that host the room.
-    pub(super) others: Vec<ReplicaId>,
+    pub(super) others: Arc<[ReplicaId]>,
 }
 
 /// What holds until somebody goes, or is attached elsewhere, which is an entry. See [`Permit`].
 #[derive(Debug)]
 struct Terms {
-    others: Vec<ReplicaId>,
+    others: Arc<[ReplicaId]>,
     until: u64,
     senders: Vec<(MemberId, u64)>,
     members: Vec<MemberId>,
@@ -246,6 +247,9 @@ impl Known {
             Answer::Nothing => self.terms = None,
             // it says nothing of what another subscription hears
             _ if subscription != self.subscription => {}
+            Answer::Appended((epoch, seq)) if self.place == Some((epoch, seq.wrapping_sub(1))) => {
+                self.advance(Effect::Nothing);
+            }
             Answer::Appended(place) => self.own(vec![(place, Effect::Nothing)]),
             Answer::Told(Told { end, own, permit }) => {
                 if let Some(end) = end
@@ -345,7 +349,7 @@ impl Known {
                 if let Some(on) = on
                     && !terms.others.contains(&on)
                 {
-                    terms.others.push(on);
+                    terms.others = terms.others.iter().cloned().chain([on]).collect();
                 }
                 if terms.members.len() < MEMBERS && !terms.members.contains(&member) {
                     terms.members.push(member);
@@ -383,9 +387,10 @@ impl Known {
             return;
         }
         let Permit { sender, members, until, others, .. } = permit;
-        let none = || Box::new(Terms { others: Vec::new(), until, senders: Vec::new(), members: Vec::new() });
+        let none =
+            || Box::new(Terms { others: Arc::default(), until, senders: Vec::new(), members: Vec::new() });
         let terms = self.terms.get_or_insert_with(none);
-        (terms.others, terms.until) = (others, until);
+        (terms.others, terms.until) = (others.into(), until);
         if terms.senders.len() < MEMBERS && !terms.senders.contains(&sender) {
             terms.senders.push(sender);
         }

@@ -52,7 +52,7 @@ use node::ANSWER;
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 use rtc_signaling_proto::{
     Entry, MemberId, ReplicaId, RoomName,
-    entry::{Draft, Profile, Reason, may_come_again},
+    entry::{Draft, Profile, Reason, may_come_again, weight},
     ops::*,
 };
 use slots::{PARTITIONS, key, partition};
@@ -342,21 +342,24 @@ impl RedisStore {
     }
 
     pub(super) async fn signal(&self, room: &RoomName, signal: &Signal) -> Outcome<Sent> {
-        let Signal { from, conn, to, id, data } = signal;
-        let draft = Draft::signal(from, to.as_ref(), id.clone(), data.clone());
-        let line = draft.line();
-        let request = may_come_again(id).then(|| format!("{from} {id}"));
-        if *conn == 0 {
-            self.hosting.doubt(room, from);
+        if signal.conn == 0 {
+            self.hosting.doubt(room, &signal.from);
         }
-        if let Some(seq) = Box::pin(self.propose(room, *conn, &draft, &line, request.clone())).await? {
+        if let Some(seq) = self.propose(room, signal).await? {
             return Ok(Sent::Now(seq));
         }
-        let to = to.as_ref().map_or("-", MemberId::as_str);
-        let words = Words::default().show(format_args!("{conn} {from} {to}")).with(&line);
-        let words = words.with(&request.unwrap_or_default()).show(self.hosting.spend(room));
         // rare, and larger than what is not
-        sent(Box::pin(self.write(room, words, What::Pass(Some(*conn), draft))).await?)
+        Box::pin(self.signal_by_function(room, signal)).await
+    }
+
+    async fn signal_by_function(&self, room: &RoomName, signal: &Signal) -> Outcome<Sent> {
+        let Signal { from, conn, to, id, data } = signal;
+        let request = request(signal).unwrap_or_default();
+        let draft = Draft::signal(from, to.as_ref(), id.clone(), data.clone());
+        let to = to.as_ref().map_or("-", MemberId::as_str);
+        let words = Words::default().show(format_args!("{conn} {from} {to}")).with(&draft.line());
+        let words = words.with(&request).show(self.hosting.spend(room));
+        sent(self.write(room, words, What::Pass(Some(*conn), draft)).await?)
     }
 
     pub(super) async fn post(&self, room: &RoomName, post: &Post) -> Outcome<Sent> {
@@ -369,24 +372,18 @@ impl RedisStore {
     }
 
     /// Writes a signal without a function; `None` when it takes one.
-    async fn propose(
-        &self,
-        room: &RoomName,
-        conn: u64,
-        draft: &Draft,
-        line: &str,
-        request: Option<String>,
-    ) -> Outcome<Option<u64>> {
+    async fn propose(&self, room: &RoomName, signal: &Signal) -> Outcome<Option<u64>> {
         let begun = Instant::now();
         let map = self.fleet.map();
         let partition = partition(room.as_str());
         let Ok(node) = map.node(partition) else { return Ok(None) };
+        let line = signal.line();
         let wish = Wish {
-            from: &draft.from,
-            conn,
-            to: draft.to.as_ref(),
-            weight: draft.weight(),
-            request: request.as_ref().map(|_| draft.id.as_str()),
+            from: &signal.from,
+            conn: signal.conn,
+            to: signal.to.as_ref(),
+            weight: weight(line.len()),
+            request: may_come_again(&signal.id).then_some(&signal.id),
         };
         // of two that each spend so much, a log is hardly longer than it may be
         let most = self.library.limits.log_bytes / 32;
@@ -394,10 +391,10 @@ impl RedisStore {
             return Ok(None);
         };
         let place = proposal.place;
-        let append = Append { room: room.clone(), partition, proposal, line: line.to_owned(), request };
+        let append = Append { room: room.clone(), partition, proposal, line, request: request(signal) };
         match node.logs.write(append).await {
             Some(Ok(true)) => {
-                under_way.end([draft.clone().number(place.0, place.1)], Answer::Appended(place));
+                under_way.end([signal.number(place.0, place.1)], Answer::Appended(place));
                 self.answered(begun);
                 Ok(Some(place.1))
             }
@@ -569,6 +566,11 @@ impl RedisStore {
     pub(super) fn down(&self) -> Option<Down> {
         self.fleet.down()
     }
+}
+
+/// The word of a request that may come again, and whose it is.
+fn request(Signal { from, id, .. }: &Signal) -> Option<String> {
+    may_come_again(id).then(|| [from.as_str(), " ", id].concat())
 }
 
 /// What came of something to pass on.

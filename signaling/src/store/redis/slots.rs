@@ -25,7 +25,16 @@ pub(super) fn slot(partition: usize) -> u16 {
 
 /// A key of a partition.
 pub(super) fn key(partition: usize, name: &str) -> String {
-    format!("rtc:{{p{partition}}}:{name}")
+    let mut key = String::with_capacity(name.len() + 16);
+    push_key(&mut key, partition, name);
+    key
+}
+
+/// The same, appended.
+pub(super) fn push_key(text: &mut String, partition: usize, name: &str) {
+    for part in ["rtc:{p", itoa::Buffer::new().format(partition), "}:", name] {
+        text.push_str(part);
+    }
 }
 
 #[cfg(test)]
