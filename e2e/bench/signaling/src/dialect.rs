@@ -7,6 +7,8 @@ use std::fmt::Write as _;
 pub(crate) enum Dialect {
     /// `rtc-signaling`'s own.
     Native,
+    /// The same, with a request to answer each message.
+    NativeAcks,
     /// Socket.IO 5 over Engine.IO 4, with the events `join`, `peer`, `message`, `leave`.
     SocketIo,
     /// PeerJS: no rooms, one client names the other.
@@ -45,7 +47,7 @@ impl Dialect {
     /// Where client `number` connects.
     pub(crate) fn path(self, number: usize) -> String {
         match self {
-            Dialect::Native => "/v1/connect".into(),
+            Dialect::Native | Dialect::NativeAcks => "/v1/connect".into(),
             Dialect::SocketIo => "/socket.io/?EIO=4&transport=websocket".into(),
             Dialect::PeerJs => format!("/peerjs?key=peerjs&id={}&token=t{number}&version=1.5.4", id(number)),
             Dialect::Bare => "/".into(),
@@ -54,7 +56,7 @@ impl Dialect {
 
     /// Whether a client may begin as soon as its WebSocket is open.
     pub(crate) fn ready_at_once(self) -> bool {
-        matches!(self, Dialect::Native | Dialect::Bare)
+        matches!(self, Dialect::Native | Dialect::NativeAcks | Dialect::Bare)
     }
 
     /// Whether it has rooms; otherwise a call begins with its first message.
@@ -65,7 +67,9 @@ impl Dialect {
     /// Enters a room.
     pub(crate) fn join(self, room: u64) -> String {
         match self {
-            Dialect::Native => format!(r#"{{"type":"join","id":"j","room":"call-{room}"}}"#),
+            Dialect::Native | Dialect::NativeAcks => {
+                format!(r#"{{"type":"join","id":"j","room":"call-{room}"}}"#)
+            }
             Dialect::SocketIo => format!(r#"420["join","call-{room}"]"#),
             Dialect::Bare => format!("jcall-{room}"),
             Dialect::PeerJs => String::new(),
@@ -78,6 +82,7 @@ impl Dialect {
         // Writing to a String cannot fail.
         let _ = match self {
             Dialect::Native => write!(text, r#"{{"type":"signal","data":""#),
+            Dialect::NativeAcks => write!(text, r#"{{"type":"signal","id":{tag},"data":""#),
             Dialect::SocketIo => write!(text, r#"42["message",""#),
             Dialect::PeerJs => {
                 let (from, to) = (id(from), id(to));
@@ -88,7 +93,7 @@ impl Dialect {
         text.extend(std::iter::repeat_n('x', length.saturating_sub(TAG)));
         let _ = write!(text, "{tag:0TAG$}");
         text.push_str(match self {
-            Dialect::Native | Dialect::PeerJs => "\"}",
+            Dialect::Native | Dialect::NativeAcks | Dialect::PeerJs => "\"}",
             Dialect::SocketIo => "\"]",
             Dialect::Bare => "",
         });
@@ -97,7 +102,7 @@ impl Dialect {
     /// Leaves the room, or the other client.
     pub(crate) fn leave(self, from: usize, to: usize) -> String {
         match self {
-            Dialect::Native => r#"{"type":"leave","id":"l"}"#.into(),
+            Dialect::Native | Dialect::NativeAcks => r#"{"type":"leave","id":"l"}"#.into(),
             Dialect::SocketIo => r#"421["leave"]"#.into(),
             Dialect::PeerJs => format!(r#"{{"type":"LEAVE","src":"{}","dst":"{}"}}"#, id(from), id(to)),
             Dialect::Bare => "l".into(),
@@ -108,6 +113,7 @@ impl Dialect {
     pub(crate) fn hear(self, text: &[u8]) -> Heard {
         let is = |start: &str| text.starts_with(start.as_bytes());
         match self {
+            Dialect::NativeAcks => Dialect::Native.hear(text),
             Dialect::Native if is(r#"{"type":"signal""#) => message(text),
             Dialect::Native if is(r#"{"type":"joined""#) => Heard::Entered,
             Dialect::Native if is(r#"{"type":"member-joined""#) => Heard::Peer,
@@ -156,7 +162,9 @@ mod tests {
     #[test]
     fn a_message_is_heard_with_its_tag_in_every_dialect() {
         let mut text = String::new();
-        for dialect in [Dialect::Native, Dialect::SocketIo, Dialect::PeerJs, Dialect::Bare] {
+        for dialect in
+            [Dialect::Native, Dialect::NativeAcks, Dialect::SocketIo, Dialect::PeerJs, Dialect::Bare]
+        {
             dialect.message(&mut text, 100, 1234, 1, 2);
             assert_eq!(dialect.hear(text.as_bytes()), Heard::Message(1234), "{text}");
             assert!(text.contains(&"x".repeat(90)));

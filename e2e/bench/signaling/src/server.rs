@@ -33,6 +33,9 @@ static NEXT_PORT: AtomicU16 = AtomicU16::new(17_000);
 pub(crate) enum Kind {
     /// rtc-signaling of this tree.
     Ours,
+    /// The same, whose clients ask for an answer to each message, as the browser client does.
+    #[value(name = "ours-acks")]
+    OursAcks,
     /// Socket.IO, with its Redis adapter across processes.
     #[value(name = "socketio")]
     SocketIo,
@@ -50,6 +53,7 @@ impl Kind {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Kind::Ours => "ours",
+            Kind::OursAcks => "ours-acks",
             Kind::SocketIo => "socketio",
             Kind::PeerJs => "peerjs",
             Kind::Socketioxide => "socketioxide",
@@ -66,6 +70,7 @@ impl Kind {
     pub(crate) fn dialect(self) -> Dialect {
         match self {
             Kind::Ours => Dialect::Native,
+            Kind::OursAcks => Dialect::NativeAcks,
             Kind::SocketIo | Kind::Socketioxide => Dialect::SocketIo,
             Kind::PeerJs => Dialect::PeerJs,
             Kind::Bare => Dialect::Bare,
@@ -74,7 +79,7 @@ impl Kind {
 
     /// Whether it can be two processes with Redis between them.
     pub(crate) fn scales(self) -> bool {
-        matches!(self, Kind::Ours | Kind::SocketIo | Kind::Socketioxide)
+        matches!(self, Kind::Ours | Kind::OursAcks | Kind::SocketIo | Kind::Socketioxide)
     }
 
     /// Finds the server's program, building it where it is built from source; `ours` is not.
@@ -83,7 +88,7 @@ impl Kind {
     /// When it cannot be built or is not installed; says what to do.
     pub(crate) fn prepare(self, ours: Option<&Path>) -> Result<()> {
         match self {
-            Kind::Ours => ours.map_or_else(build_ours, |path| {
+            Kind::Ours | Kind::OursAcks => ours.map_or_else(build_ours, |path| {
                 path.metadata().map(drop).with_context(|| format!("{}", path.display()))
             }),
             Kind::SocketIo | Kind::PeerJs => install_node_packages(),
@@ -99,7 +104,7 @@ impl Kind {
             package["dependencies"][name].as_str().unwrap_or("unknown").to_owned()
         };
         match self {
-            Kind::Ours | Kind::Bare => env!("CARGO_PKG_VERSION").to_owned(),
+            Kind::Ours | Kind::OursAcks | Kind::Bare => env!("CARGO_PKG_VERSION").to_owned(),
             Kind::SocketIo => package("socket.io"),
             Kind::PeerJs => package("peer"),
             Kind::Socketioxide => {
@@ -114,7 +119,7 @@ impl Kind {
     fn command(self, listen: SocketAddr, redis: Option<&str>, ours: Option<&Path>) -> Result<Command> {
         let mut command;
         match self {
-            Kind::Ours => {
+            Kind::Ours | Kind::OursAcks => {
                 command = Command::new(ours.map_or_else(ours_path, |path| Ok(path.to_owned()))?);
                 let admin = SocketAddr::new(listen.ip(), NEXT_PORT.fetch_add(1, Ordering::Relaxed));
                 command.args(["--listen", &listen.to_string(), "--admin", &admin.to_string()]);

@@ -15,8 +15,6 @@ pub(super) struct Append {
     pub(super) proposal: Proposal,
     /// As in the log.
     pub(super) line: String,
-    /// Sender and word, if it may come again.
-    pub(super) request: Option<String>,
 }
 
 /// The logs of one server.
@@ -68,20 +66,17 @@ impl Server for Logs {
 }
 
 impl Logs {
-    /// First what is appended, then what is noted, and what is published: to each replica one message.
+    /// First what is appended, then what is published: to each replica one message.
     fn pipeline(&self, writes: &[Append]) -> Pipeline {
         let mut messages: Vec<(&ReplicaId, String)> = Vec::new();
         let mut pipeline = Pipeline::with_capacity(writes.len() + 2);
         let bytes: usize = writes.iter().map(|write| write.line.len() + MORE).sum();
         let (mut word, mut number) = (String::with_capacity(MORE), itoa::Buffer::new());
-        let key = |word: &mut String, partition: usize, name: &str, room: &RoomName| {
-            word.clear();
-            push_key(word, partition, name);
-            word.push_str(room.as_str());
-        };
-        for Append { room, partition, proposal: Proposal { place, others }, line, .. } in writes {
+        for Append { room, partition, proposal: Proposal { place, others }, line } in writes {
             let mut add = Cmd::with_capacity(6, line.len() + MORE);
-            key(&mut word, *partition, "log:", room);
+            word.clear();
+            push_key(&mut word, *partition, "log:");
+            word.push_str(room.as_str());
             add.arg("XADD").arg(&word).arg("NOMKSTREAM");
             word.clear();
             word.push_str(number.format(place.0));
@@ -95,15 +90,6 @@ impl Logs {
                     messages.len() - 1
                 });
                 inbox::propose(&mut messages[at].1, room, *partition, *place, line);
-            }
-        }
-        for Append { room, partition, proposal, request, .. } in writes {
-            if let Some(request) = request {
-                key(&mut word, *partition, "seen:", room);
-                // also if it is not appended: who finds it looks at what is there
-                let mut note = Cmd::with_capacity(4, request.len() + MORE);
-                note.arg("HSET").arg(&word).arg(request).arg(number.format(proposal.place.1));
-                pipeline.add_command(note);
             }
         }
         if !messages.is_empty() {

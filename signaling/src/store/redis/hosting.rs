@@ -46,11 +46,16 @@ impl Hosting {
         self.rooms().contains_key(room)
     }
 
-    /// See [`Known::doubt`].
+    /// See [`Requests::doubt`](super::requests::Requests::doubt).
     pub(super) fn doubt(&self, room: &RoomName, from: &MemberId) {
         if let Some(known) = self.rooms().get_mut(room) {
-            known.doubt(from);
+            known.requests.doubt(from);
         }
+    }
+
+    /// See [`Requests::lacks`](super::requests::Requests::lacks).
+    pub(super) fn lacks_requests(&self, room: &RoomName, from: &MemberId) -> bool {
+        self.rooms().get(room).is_some_and(|known| known.requests.lacks(from))
     }
 
     /// See [`Known::spend`].
@@ -58,10 +63,10 @@ impl Hosting {
         self.rooms().get_mut(room).map_or(0, Known::spend)
     }
 
-    /// See [`Known::ended`].
+    /// See [`Requests::end`](super::requests::Requests::end).
     pub(super) fn ended(&self, room: &RoomName, member: &MemberId) {
         if let Some(known) = self.rooms().get_mut(room) {
-            known.ended(member);
+            known.requests.end(member);
         }
     }
 

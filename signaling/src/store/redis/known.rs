@@ -13,20 +13,14 @@
 //!
 //! No IO.
 
+use super::requests::Requests;
 use rtc_signaling_proto::{Entry, Kind, MemberId, ReplicaId};
-use std::{
-    collections::VecDeque,
-    hash::{DefaultHasher, Hash, Hasher},
-    sync::Arc,
-};
+use std::{collections::VecDeque, sync::Arc};
 
 /// Senders and receivers of a room that are known; with more, the others' signals are written by functions.
 const MEMBERS: usize = 16;
 /// Own entries whose forerunners have not been heard yet; with more, something is amiss.
 const AHEAD: usize = 64;
-
-/// Requests of a session that are told from new ones here.
-const REQUESTS: usize = 1024;
 
 /// Of an entry: the log's life, and the number in it.
 pub(super) type Place = (u64, u64);
@@ -43,8 +37,16 @@ pub(super) struct Permit {
     pub(super) until: u64,
     /// Other replicas that host the room.
     pub(super) others: Vec<ReplicaId>,
-    /// The sender's session has begun with this.
-    pub(super) begins: bool,
+    /// All requests of the sender's session, if they are known: see [`Requests`].
+    pub(super) requests: Option<Vec<u64>>,
+}
+
+/// Most rooms are small, and there are many: a `Vec` would begin with four places.
+pub(super) fn push<T>(few: &mut Vec<T>, one: T) {
+    if few.len() < 2 {
+        few.reserve_exact(1);
+    }
+    few.push(one);
 }
 
 /// What a function told of the log as it left it.
@@ -144,6 +146,8 @@ struct Heard {
 struct Writing {
     /// Tickets in order, and by which subscription's server.
     under_way: Vec<(u64, u64)>,
+    /// Of those and those that have ended since there were none, some were under way at once.
+    crowded: bool,
     waiting: VecDeque<Heard>,
     /// Own entries that others precede which were not heard yet.
     ahead: Vec<(u64, Effect)>,
@@ -161,8 +165,7 @@ pub(super) struct Known {
     spent: u64,
     /// Small: most rooms are quiet.
     writing: Option<Box<Writing>>,
-    /// Of sessions that began here, hashes of the words of their requests; `None` when there may be others.
-    requests: Vec<(MemberId, Option<Vec<u64>>)>,
+    pub(super) requests: Requests,
 }
 
 impl Known {
@@ -172,7 +175,9 @@ impl Known {
             self.subscription = subscription;
             self.forget();
         }
-        self.writing.get_or_insert_default().under_way.push((ticket, subscription));
+        let writing = self.writing.get_or_insert_default();
+        writing.crowded |= !writing.under_way.is_empty();
+        writing.under_way.push((ticket, subscription));
     }
 
     /// Where to append a signal without a function; `None` if that cannot be known now. Begins the write. `most`: bytes
@@ -184,7 +189,7 @@ impl Known {
         Wish { from, conn, to, weight, request }: Wish<'_>,
         most: u64,
     ) -> Option<Proposal> {
-        if request.is_some_and(|word| !self.is_first(from, conn, word)) {
+        if request.is_some_and(|word| !self.requests.is_first(from, word)) {
             return None;
         }
         let (epoch, seq) = self.place.filter(|_| self.subscription == subscription)?;
@@ -204,44 +209,13 @@ impl Known {
         Some(proposal)
     }
 
-    /// Whether a request comes for the first time; it is known from now on. What a session asks for comes by its first
-    /// connection, which is here, unless something of it was heard.
-    fn is_first(&mut self, from: &MemberId, conn: u64, word: &str) -> bool {
-        let known = self.requests.iter_mut().find(|(member, _)| member == from);
-        let Some((_, Some(known))) = known.filter(|_| conn == 1) else { return false };
-        let mut hasher = DefaultHasher::new();
-        word.hash(&mut hasher);
-        let hash = hasher.finish();
-        if known.contains(&hash) {
-            return false;
-        }
-        if known.len() >= REQUESTS {
-            known.remove(0);
-        }
-        known.push(hash);
-        true
-    }
-
-    /// A member asked for something by another way than its connection.
-    pub(super) fn doubt(&mut self, from: &MemberId) {
-        if let Some((_, known)) = self.requests.iter_mut().find(|(member, _)| member == from) {
-            *known = None;
-        }
-    }
-
-    /// A session has no connection here any more.
-    pub(super) fn ended(&mut self, member: &MemberId) {
-        self.requests.retain(|(known, _)| known != member);
-        if self.requests.is_empty() {
-            self.requests = Vec::new();
-        }
-    }
-
     /// A write has ended. What it appended has been taken already.
     pub(super) fn end(&mut self, ticket: u64, answer: Answer, next: &mut Vec<Next>) {
         let Some(writing) = &mut self.writing else { return };
         let Some(at) = writing.under_way.iter().position(|(t, _)| *t == ticket) else { return };
         let (_, subscription) = writing.under_way.remove(at);
+        let crowded = writing.crowded;
+        writing.crowded &= !writing.under_way.is_empty();
         match answer {
             Answer::Lost => self.forget(),
             Answer::Nothing => self.terms = None,
@@ -259,11 +233,9 @@ impl Known {
                     self.place = Some(end);
                 }
                 self.own(own);
-                if let Some(permit) = permit {
-                    if permit.begins {
-                        self.ended(&permit.sender.0);
-                        self.requests.push((permit.sender.0.clone(), Some(Vec::new())));
-                    }
+                if let Some(mut permit) = permit {
+                    // of one that begins there are none; of others there may be one that was under way, and came later
+                    permit.requests = permit.requests.filter(|known| known.is_empty() || !crowded);
                     self.agree(end, permit);
                 }
             }
@@ -284,7 +256,7 @@ impl Known {
 
     fn forget(&mut self) {
         (self.place, self.terms) = (None, None);
-        self.requests.iter_mut().for_each(|(_, known)| *known = None);
+        self.requests.doubt_all();
         if let Some(writing) = &mut self.writing {
             writing.ahead.clear();
         }
@@ -305,8 +277,8 @@ impl Known {
 
     fn take(&mut self, subscription: u64, entry: Entry, proposed: bool, next: &mut Vec<Next>) {
         match entry.kind {
-            Kind::Signal => self.doubt(&entry.from),
-            Kind::Left => self.ended(&entry.from),
+            Kind::Signal => self.requests.doubt(&entry.from),
+            Kind::Left => self.requests.end(&entry.from),
             Kind::Joined | Kind::Attached => {}
         }
         let here = self.place.filter(|_| subscription == self.subscription);
@@ -386,17 +358,20 @@ impl Known {
         if end.is_none() || self.place != end {
             return;
         }
-        let Permit { sender, members, until, others, .. } = permit;
+        let Permit { sender, members, until, others, requests } = permit;
+        if let Some(requests) = requests {
+            self.requests.know(sender.0.clone(), requests);
+        }
         let none =
             || Box::new(Terms { others: Arc::default(), until, senders: Vec::new(), members: Vec::new() });
         let terms = self.terms.get_or_insert_with(none);
         (terms.others, terms.until) = (others.into(), until);
         if terms.senders.len() < MEMBERS && !terms.senders.contains(&sender) {
-            terms.senders.push(sender);
+            push(&mut terms.senders, sender);
         }
         for member in members {
             if terms.members.len() < MEMBERS && !terms.members.contains(&member) {
-                terms.members.push(member);
+                push(&mut terms.members, member);
             }
         }
     }

@@ -44,7 +44,8 @@ impl Library {
         let all_keys = cluster;
         let mut body = format!(
             "local LOG_ENTRIES, LOG_AGE, LOG_BYTES, SEEN = {log_entries}, {}, {log_bytes}, {seen}\n\
-             local REPLICA_LEASE, DETACHED_LEASE = {}, {}\nlocal PUBLISH, LIGHT = '{publish}', {LIGHT}\n{ROOM}",
+             local REPLICA_LEASE, DETACHED_LEASE = {}, {}\n\
+             local PUBLISH, LIGHT, FEW = '{publish}', {LIGHT}, {FEW}\n{ROOM}",
             log_age.as_millis(),
             replica_lease.as_millis(),
             detached_lease.as_millis(),
@@ -75,6 +76,11 @@ impl Library {
 pub(super) const ROOM_KEYS: [&str; 4] = ["meta", "log", "seen", "older"];
 /// Of all rooms of a partition.
 pub(super) const PART_KEYS: [&str; 2] = ["due", "news"];
+
+/// Requests of a room that are looked through for those of one member.
+const FEW: usize = 256;
+/// No name of a replica.
+const REQUESTS_FOLLOW: &str = "/";
 
 /// What a write answers, read from the front.
 #[derive(Debug)]
@@ -156,8 +162,16 @@ impl Reply {
     pub(super) fn sent(&self) -> Option<(Place, u64, impl Iterator<Item = ReplicaId>)> {
         let [at, epoch, seq, left, hosts @ ..] = self.0.as_slice() else { return None };
         let place = (epoch.parse().ok()?, seq.parse().ok()?);
-        let hosts = hosts.iter().filter_map(|host| host.parse().ok());
+        let hosts = hosts.iter().take_while(|host| *host != REQUESTS_FOLLOW);
+        let hosts = hosts.filter_map(|host| host.parse().ok());
         (at == "at").then(|| (place, left.parse().unwrap_or(0), hosts))
+    }
+
+    /// All requests of who sent it, if they were asked for and are not too many.
+    pub(super) fn requests(&self) -> Option<impl Iterator<Item = &str>> {
+        let words = self.0.as_slice();
+        let at = words.iter().position(|word| word == REQUESTS_FOLLOW)?;
+        Some(words[at + 1..].iter().map(String::as_str))
     }
 
     /// The entries of an epoch after this one.

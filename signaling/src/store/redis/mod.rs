@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `rtc:{pN}:meta:ROOM` | hash: `r`, the record (epoch, life, what is forgotten next, the replicas that host the room and their leases); member -> connection epoch, replica, when the lease of one without a connection runs out, since, secret's hash, profile |
 //! | `rtc:{pN}:log:ROOM` | stream: the last entries, by epoch and seq; bounded in length, age and bytes |
-//! | `rtc:{pN}:seen:ROOM`, `…:older:ROOM` | hashes: requests, to recognise a repeated one |
+//! | `rtc:{pN}:seen:ROOM`, `…:older:ROOM` | hashes: requests, to recognise a repeated one, but for those that are in the log and were never asked for |
 //! | `rtc:{pN}:due` | zset: room -> when its first lease runs out; so the list of all rooms |
 //! | `rtc:{pN}:news` | stream, with webhooks: who came and went, until the backend is told |
 //! | `rtc:{p0}:leader` | the replica that tells it |
@@ -36,6 +36,7 @@ mod library;
 mod news;
 mod node;
 mod queue;
+mod requests;
 mod slots;
 mod target;
 
@@ -265,7 +266,7 @@ impl RedisStore {
                     members,
                     until: place.1 + left,
                     others: others(&mut hosts),
-                    begins: left > 0,
+                    requests: (left > 0).then(Vec::new),
                 });
             }
             What::Pass(conn, draft) => {
@@ -275,7 +276,7 @@ impl RedisStore {
                         members: draft.to.iter().cloned().collect(),
                         until: place.1 + left,
                         others: others(&mut hosts),
-                        begins: false,
+                        requests: reply.requests().map(|words| words.map(requests::request).collect()),
                     });
                     written.push(draft.number(place.0, place.1));
                 }
@@ -354,11 +355,12 @@ impl RedisStore {
 
     async fn signal_by_function(&self, room: &RoomName, signal: &Signal) -> Outcome<Sent> {
         let Signal { from, conn, to, id, data } = signal;
-        let request = request(signal).unwrap_or_default();
+        let request = if may_come_again(id) { format!("{from} {id}") } else { String::new() };
         let draft = Draft::signal(from, to.as_ref(), id.clone(), data.clone());
         let to = to.as_ref().map_or("-", MemberId::as_str);
         let words = Words::default().show(format_args!("{conn} {from} {to}")).with(&draft.line());
-        let words = words.with(&request).show(self.hosting.spend(room));
+        let whole = !request.is_empty() && *conn > 0 && self.hosting.lacks_requests(room, from);
+        let words = words.with(&request).show(self.hosting.spend(room)).with(if whole { "1" } else { "" });
         sent(self.write(room, words, What::Pass(Some(*conn), draft)).await?)
     }
 
@@ -391,7 +393,7 @@ impl RedisStore {
             return Ok(None);
         };
         let place = proposal.place;
-        let append = Append { room: room.clone(), partition, proposal, line, request: request(signal) };
+        let append = Append { room: room.clone(), partition, proposal, line };
         match node.logs.write(append).await {
             Some(Ok(true)) => {
                 under_way.end([signal.number(place.0, place.1)], Answer::Appended(place));
@@ -566,11 +568,6 @@ impl RedisStore {
     pub(super) fn down(&self) -> Option<Down> {
         self.fleet.down()
     }
-}
-
-/// The word of a request that may come again, and whose it is.
-fn request(Signal { from, id, .. }: &Signal) -> Option<String> {
-    may_come_again(id).then(|| [from.as_str(), " ", id].concat())
 }
 
 /// What came of something to pass on.

@@ -1,6 +1,6 @@
 //! Three pods, a Redis that any of them may lose, and what their clients are told.
 #![allow(clippy::unwrap_used)]
-use super::*;
+use super::{super::requests::request, *};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -122,7 +122,7 @@ impl World {
             members: Vec::new(),
             until: self.place().1 + 9,
             others,
-            begins: false,
+            requests: None,
         }
     }
 
@@ -361,12 +361,12 @@ fn of_two_proposals_with_one_number_the_first_counts() {
 }
 
 #[test]
-fn a_request_is_new_to_where_its_session_began_and_nobody_else() {
+fn a_request_is_new_to_who_knows_all_of_its_session_and_to_nobody_else() {
     let mut known = Known::default();
     let mut next = Vec::new();
-    let permit = |begins| {
+    let permit = |requests| {
         let permit =
-            Permit { sender: (member(1), 1), members: Vec::new(), until: 99, others: Vec::new(), begins };
+            Permit { sender: (member(1), 1), members: Vec::new(), until: 99, others: Vec::new(), requests };
         Answer::Told(Told { end: Some((7, 1)), own: Vec::new(), permit: Some(permit) })
     };
     let wish = |request| Wish { from: &FROM, conn: 1, to: None, weight: 0, request: Some(request) };
@@ -376,14 +376,14 @@ fn a_request_is_new_to_where_its_session_began_and_nobody_else() {
         known.end(ticket, Answer::Nothing, &mut next);
         // a refused one takes the permit along
         known.begin(3, ticket + 1);
-        known.end(ticket + 1, permit(false), &mut next);
+        known.end(ticket + 1, permit(None), &mut next);
         proposed
     };
     known.begin(3, 1);
-    known.end(1, permit(false), &mut Vec::new());
+    known.end(1, permit(None), &mut Vec::new());
     assert!(!asks(&mut known, 2, "a"), "of a session that began elsewhere");
     known.begin(3, 4);
-    known.end(4, permit(true), &mut Vec::new());
+    known.end(4, permit(Some(Vec::new())), &mut Vec::new());
     assert!(asks(&mut known, 5, "a"));
     assert!(!asks(&mut known, 7, "a"));
     assert!(asks(&mut known, 9, "b"));
@@ -391,6 +391,18 @@ fn a_request_is_new_to_where_its_session_began_and_nobody_else() {
     let said = Entry { from: member(1), ..entry((7, 2), Kind::Signal, 0) };
     known.heard(3, said, false, &mut Vec::new());
     assert!(!asks(&mut known, 11, "c"));
+    // a function tells all that it asked for
+    known.begin(3, 13);
+    known.end(13, permit(Some(vec![request("d")])), &mut Vec::new());
+    assert!(!asks(&mut known, 14, "d"));
+    assert!(asks(&mut known, 16, "e"));
+    // unless something else that it asked for may have come after
+    known.requests.doubt(&member(1));
+    known.begin(3, 18);
+    known.begin(3, 19);
+    known.end(19, permit(None), &mut Vec::new());
+    known.end(18, permit(Some(vec![request("f")])), &mut Vec::new());
+    assert!(!asks(&mut known, 20, "g"));
 }
 
 #[test]

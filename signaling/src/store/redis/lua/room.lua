@@ -208,9 +208,45 @@ local function await(member, word, conn)
   look_at(ends)
 end
 
+-- Requests that may come again are looked up in two generations of notes, and in what of the log is not noted yet. The
+-- field without a name says up to where that is.
+local function write_notes(notes)
+  if call('HLEN', seen) > SEEN then call('RENAME', seen, older) end
+  call('HSET', seen, unpack(notes))
+end
+
+-- Replicas append without noting. Returns where this request is, if it is new to the notes.
+local function note_requests(noted, request)
+  noted = max_of(tonumber(noted or 0), base)
+  if noted >= last() then return end
+  local at
+  local notes, n = {'', int(seq)}, 2
+  for _, record in ipairs(call('XRANGE', log, id(noted + 1), '+')) do
+    local from, word = match(record[2][2], '^s (%S+) %S+ ([^u%s]%S*)\n')
+    if from then
+      local one, number = from .. ' ' .. word, match(record[1], '%d+$')
+      if one == request then at = number end
+      if n >= 1024 then
+        write_notes(notes)
+        notes, n = {'', int(seq)}, 2
+      end
+      notes[n + 1], notes[n + 2], n = one, number, n + 2
+    end
+  end
+  write_notes(notes)
+  return at
+end
+
+-- What will be no more is noted first.
+local function note_rest()
+  more_keys()
+  note_requests(call('HGET', seen, ''))
+end
+
 -- Entries up to this one are no longer kept.
 local function trim(to)
   if to <= base then return end
+  note_rest()
   call('XTRIM', log, 'MINID', id(to + 1))
   base, changed = to, true
 end
@@ -252,13 +288,9 @@ local function renew(from)
 end
 
 local function restart(from)
+  note_rest()
   call('DEL', log)
   renew(from)
-end
-
--- Two generations of requests are known.
-local function rotate()
-  if call('HLEN', seen) >= SEEN then call('RENAME', seen, older) end
 end
 
 -- Gives the next number, writes the log, tells the other replicas that host the room.
@@ -290,9 +322,6 @@ local function append(entry)
   if seq - base >= LOG_ENTRIES * 2 then
     if call('XLEN', log) == seq - base then
       trim(seq - LOG_ENTRIES)
-      -- of what replicas noted by themselves
-      more_keys()
-      rotate()
     else
       -- a log with gaps is none
       restart(seq)
@@ -494,20 +523,26 @@ end
 -- Whether and where a request was appended before.
 local function before(request)
   more_keys()
-  local at = tonumber(call('HGET', seen, request) or call('HGET', older, request) or nil)
-  if not at then return end
-  if at > base then
-    -- one that was proposed, and refused, is noted with a number that another has
-    local there = call('XRANGE', log, id(at), id(at))[1]
-    local from, word = match(there and there[2][2] or '', '^s (%S+) %S+ (%S+)\n')
-    if not from or from .. ' ' .. word ~= request then return end
-  end
-  return 'before ' .. int(at)
+  local noted, at = unpack(call('HMGET', seen, '', request))
+  at = at or call('HGET', older, request) or note_requests(noted, request)
+  if at then return 'before ' .. at end
 end
 
+-- After it was asked for, and appended.
 local function remember(request)
-  rotate()
-  call('HSET', seen, request, int(seq))
+  write_notes({'', int(seq), request, int(seq)})
+end
+
+-- All requests of a member, after one was remembered, so that a replica can tell new ones by itself; nothing when there are
+-- many to look through.
+local function requests_of(member)
+  if call('HLEN', seen) > FEW or call('EXISTS', older) == 1 then return '' end
+  local words = {' /'}
+  for i, word in ipairs(call('HGETALL', seen)) do
+    local from, request = match(word, '^(%S+) (%S+)$')
+    if i % 2 == 1 and from == member then words[#words + 1] = request end
+  end
+  return concat(words, ' ')
 end
 
 -- The replica that calls has nobody here any more, as far as it knows.
