@@ -5,18 +5,21 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 /// How many tests passed and failed.
-#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+#[derive(Clone, Default, Debug, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) passed: usize,
     pub(crate) failed: usize,
+    /// Those that failed, as far as they are named.
+    pub(crate) names: Vec<String>,
 }
 
 impl Counts {
     /// A check that is one test of its own.
-    pub(crate) const ONE: Self = Self { passed: 1, failed: 0 };
+    pub(crate) const ONE: Self = Self { passed: 1, failed: 0, names: Vec::new() };
 
     /// Adds what a line of a test program's output counts: libtest's
-    /// `test result: ok. 3 passed; 0 failed; …` or TAP's `# pass 3` and `# fail 0`.
+    /// `test result: ok. 3 passed; 0 failed; …` or TAP's `# pass 3` and `# fail 0`; and names: libtest's
+    /// `test NAME ... FAILED` or TAP's `not ok 3 - NAME`.
     pub(crate) fn read(&mut self, line: &str) {
         let line = line.trim();
         if let Some(rest) = line.strip_prefix("test result: ") {
@@ -30,6 +33,12 @@ impl Counts {
             self.passed += number.parse().unwrap_or(0);
         } else if let Some(number) = line.strip_prefix("# fail ") {
             self.failed += number.parse().unwrap_or(0);
+        } else if let Some(name) =
+            line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED"))
+        {
+            self.names.push(name.to_owned());
+        } else if let Some((_, name)) = line.strip_prefix("not ok ").and_then(|rest| rest.split_once(" - ")) {
+            self.names.push(name.to_owned());
         }
     }
 }
@@ -59,8 +68,11 @@ impl Report {
         let started = Instant::now();
         let (counts, error) = match work() {
             Ok(counts) if counts.failed == 0 => (counts, None),
-            Ok(counts) => (counts, Some(format!("{} failed", counts.failed))),
-            Err(error) => (Counts { passed: 0, failed: 1 }, Some(format!("{error:#}"))),
+            Ok(counts) => {
+                let error = format!("{} failed", counts.failed);
+                (counts, Some(error))
+            }
+            Err(error) => (Counts { failed: 1, ..Counts::default() }, Some(format!("{error:#}"))),
         };
         let took = started.elapsed();
         match &error {
@@ -93,6 +105,11 @@ impl Report {
         if total == Counts::default() {
             println!("\nno test has that in its name");
         }
+        for (step, name) in
+            self.rows.iter().flat_map(|row| row.counts.names.iter().map(|name| (&row.name, name)))
+        {
+            println!("FAILED: {name} ({step})");
+        }
         println!("\n{} passed, {} failed", total.passed, total.failed);
         total.failed == 0 && total.passed > 0
     }
@@ -117,6 +134,8 @@ mod tests {
         counts.read("# pass 4");
         counts.read("# fail 1");
         counts.read("test rooms::keeps_order ... ok");
-        assert_eq!(counts, Counts { passed: 17, failed: 3 });
+        counts.read("test a::b ... FAILED");
+        counts.read("not ok 2 - goes back");
+        assert_eq!(counts, Counts { passed: 17, failed: 3, names: vec!["a::b".into(), "goes back".into()] });
     }
 }

@@ -4,10 +4,11 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
+use serde::de::DeserializeOwned;
 
 use super::{
     poll::{self, SignalingReport, TurnReport},
-    watched::Watched,
+    watched::{Reports, Watched},
 };
 use crate::build::{FILES_ANNOTATION, TEMPLATE_LABEL};
 
@@ -158,50 +159,46 @@ pub(super) struct Asking<'a> {
 
 impl Asking<'_> {
     pub(super) async fn turn(&self, mut pod: TurnPod) -> TurnPod {
-        let reports = &self.watched.turn_reports;
         let settled = |report: &TurnReport| {
             let learnt = report.external.as_ref().is_none_or(|external| external.error.is_none());
             report.ring.revision >= self.ring && !report.draining && pod.draining_since.is_none() && learnt
         };
-        let recent =
-            reports.recent(self.namespace, &pod.name).filter(|report| self.glance && settled(report));
-        if recent.is_some() {
-            pod.report = recent;
-            return pod;
-        }
-        pod.report = ask(&pod.name, pod.admin.filter(|_| pod.running), self.token).await;
-        pod.report.iter().for_each(|report| reports.note(self.namespace, &pod.name, report));
+        let admin = pod.admin.filter(|_| pod.running);
+        pod.report = self.report(&self.watched.turn_reports, &pod.name, admin, settled).await;
         pod
     }
 
     pub(super) async fn signaling(&self, mut pod: SignalingPod) -> SignalingPod {
-        let reports = &self.watched.signaling_reports;
         let settled = |report: &SignalingReport| {
             report.ring.revision >= self.ring && report.fleet_revision.as_deref() == self.fleet
         };
-        let recent =
-            reports.recent(self.namespace, &pod.name).filter(|report| self.glance && settled(report));
-        if recent.is_some() {
-            pod.report = recent;
-            return pod;
-        }
-        pod.report = ask(&pod.name, pod.admin.filter(|_| pod.running), self.token).await;
-        pod.report.iter().for_each(|report| reports.note(self.namespace, &pod.name, report));
+        let admin = pod.admin.filter(|_| pod.running);
+        pod.report = self.report(&self.watched.signaling_reports, &pod.name, admin, settled).await;
         pod
     }
-}
 
-async fn ask<T: serde::de::DeserializeOwned>(
-    pod: &str,
-    admin: Option<(IpAddr, u16)>,
-    token: &str,
-) -> Option<T> {
-    let (ip, port) = admin?;
-    match poll::status(ip, port, token).await {
-        Ok(report) => Some(report),
-        Err(error) => {
-            tracing::debug!(pod, %error, "no status");
-            None
+    /// What a pod says of itself, or said a moment ago, if that will do.
+    async fn report<T: Clone + DeserializeOwned>(
+        &self,
+        reports: &Reports<T>,
+        pod: &str,
+        admin: Option<(IpAddr, u16)>,
+        settled: impl Fn(&T) -> bool,
+    ) -> Option<T> {
+        let recent = reports.recent(self.namespace, pod).filter(|report| self.glance && settled(report));
+        if recent.is_some() {
+            return recent;
+        }
+        let (ip, port) = admin?;
+        match poll::status(ip, port, self.token).await {
+            Ok(report) => {
+                reports.note(self.namespace, pod, &report);
+                Some(report)
+            }
+            Err(error) => {
+                tracing::debug!(pod, %error, "no status");
+                None
+            }
         }
     }
 }

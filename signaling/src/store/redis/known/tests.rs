@@ -364,19 +364,21 @@ fn of_two_proposals_with_one_number_the_first_counts() {
 fn a_request_is_new_to_who_knows_all_of_its_session_and_to_nobody_else() {
     let mut known = Known::default();
     let mut next = Vec::new();
-    let permit = |requests| {
+    let permit_at = |seq, requests| {
         let permit =
             Permit { sender: (member(1), 1), members: Vec::new(), until: 99, others: Vec::new(), requests };
-        Answer::Told(Told { end: Some((7, 1)), own: Vec::new(), permit: Some(permit) })
+        Answer::Told(Told { end: Some((7, seq)), own: Vec::new(), permit: Some(permit) })
     };
+    let permit = |requests| permit_at(1, requests);
     let wish = |request| Wish { from: &FROM, conn: 1, to: None, weight: 0, request: Some(request) };
     static FROM: std::sync::LazyLock<MemberId> = std::sync::LazyLock::new(|| member(1));
     let mut asks = |known: &mut Known, ticket, word| {
+        let seq = known.place.map_or(1, |(_, seq)| seq);
         let proposed = known.propose(3, ticket, wish(word), 0).is_some();
         known.end(ticket, Answer::Nothing, &mut next);
         // a refused one takes the permit along
         known.begin(3, ticket + 1);
-        known.end(ticket + 1, permit(None), &mut next);
+        known.end(ticket + 1, permit_at(seq, None), &mut next);
         proposed
     };
     known.begin(3, 1);
@@ -393,15 +395,15 @@ fn a_request_is_new_to_who_knows_all_of_its_session_and_to_nobody_else() {
     assert!(!asks(&mut known, 11, "c"));
     // a function tells all that it asked for
     known.begin(3, 13);
-    known.end(13, permit(Some(vec![request("d")])), &mut Vec::new());
+    known.end(13, permit_at(2, Some(vec![request("d")])), &mut Vec::new());
     assert!(!asks(&mut known, 14, "d"));
     assert!(asks(&mut known, 16, "e"));
     // unless something else that it asked for may have come after
     known.requests.doubt(&member(1));
     known.begin(3, 18);
     known.begin(3, 19);
-    known.end(19, permit(None), &mut Vec::new());
-    known.end(18, permit(Some(vec![request("f")])), &mut Vec::new());
+    known.end(19, permit_at(2, None), &mut Vec::new());
+    known.end(18, permit_at(2, Some(vec![request("f")])), &mut Vec::new());
     assert!(!asks(&mut known, 20, "g"));
 }
 

@@ -538,9 +538,9 @@ end
 local function requests_of(member)
   if call('HLEN', seen) > FEW or call('EXISTS', older) == 1 then return '' end
   local words = {' /'}
-  for i, word in ipairs(call('HGETALL', seen)) do
+  for _, word in ipairs(call('HKEYS', seen)) do
     local from, request = match(word, '^(%S+) (%S+)$')
-    if i % 2 == 1 and from == member then words[#words + 1] = request end
+    if from == member then words[#words + 1] = request end
   end
   return concat(words, ' ')
 end
