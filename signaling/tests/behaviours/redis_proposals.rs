@@ -101,6 +101,34 @@ async fn a_request_that_needed_no_function_is_known_when_it_comes_again() {
     }
 }
 
+/// What was appended without a function is noted before it is forgotten.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_is_known_when_it_comes_again_after_the_log_has_forgotten_it() {
+    let backend = Backend::redis();
+    let url = backend.redis.as_ref().unwrap().url();
+    let limits = RoomLimits { log_entries: 4, ..backend.shared.limits() };
+    let short = Backend::on(Shared::Redis(RedisRooms::new(&url, limits).unwrap()));
+    let (mut one, mut two, _) = call(&short).await;
+    let ask = |n: u64| json!({"type": "signal", "id": format!("q{n}"), "data": n});
+    let mut answered = Vec::new();
+    for n in 0..8 {
+        one.send(ask(n)).await;
+        answered.push(one.expect("ack").await["seq"].clone());
+        assert_eq!(two.expect("signal").await["data"], n);
+        // functions that ask for no request forget it
+        for other in 0..12 {
+            two.signal(None, json!(other)).await;
+            assert_eq!(one.expect("signal").await["data"], other);
+        }
+    }
+    for n in 0..8 {
+        one.send(ask(n)).await;
+        assert_eq!(one.expect("ack").await["seq"], answered[n as usize]);
+    }
+    one.send(ask(8)).await;
+    assert_eq!(two.expect("signal").await["data"], 8);
+}
+
 /// The number that a refused proposal was to have is another's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_of_two_at_once_are_passed_on_once_each() {
