@@ -405,6 +405,16 @@ fn a_request_is_new_to_who_knows_all_of_its_session_and_to_nobody_else() {
     known.end(19, permit_at(2, None), &mut Vec::new());
     known.end(18, permit_at(2, Some(vec![request("f")])), &mut Vec::new());
     assert!(!asks(&mut known, 20, "g"));
+    // or may have been missed, since what is passed on comes by a new subscription
+    let all = || permit_at(2, Some(Vec::new()));
+    known.begin(3, 22);
+    known.end(22, all(), &mut Vec::new());
+    known.begin(4, 23);
+    known.end(23, permit_at(2, None), &mut Vec::new());
+    assert_eq!(known.propose(4, 24, wish("h"), 0), None);
+    known.begin(4, 25);
+    known.end(25, all(), &mut Vec::new());
+    assert!(known.propose(4, 26, wish("h"), 0).is_some());
 }
 
 #[test]
