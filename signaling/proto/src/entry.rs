@@ -186,11 +186,11 @@ impl Draft {
         line(*kind, from, to.as_ref(), id, body)
     }
 
-    /// What its [line](Self::line) [weighs](weight).
+    /// What its [line](Self::line) weighs against [`RoomLimits::log_bytes`](crate::ops::RoomLimits::log_bytes): its
+    /// bytes, or nothing if it has few, since of those the number is bounded.
     #[must_use]
     pub fn weight(&self) -> u64 {
-        let to = self.to.as_ref().map_or(1, |to| to.as_str().len());
-        weight(self.from.as_str().len() + to + self.id.len() + self.body.len() + 5)
+        weight(&self.from, self.to.as_ref(), &self.id, &self.body)
     }
 
     /// The entry, numbered.
@@ -211,15 +211,14 @@ pub(crate) fn line(kind: Kind, from: &MemberId, to: Option<&MemberId>, id: &str,
     text
 }
 
-/// Lines of fewer bytes weigh nothing.
-pub const LIGHT: usize = 1024;
-
-/// What a line of so many bytes weighs against [`RoomLimits::log_bytes`](crate::ops::RoomLimits::log_bytes): its
-/// bytes, or nothing if it has few, since of those the number is bounded.
-#[must_use]
-pub fn weight(bytes: usize) -> u64 {
+pub(crate) fn weight(from: &MemberId, to: Option<&MemberId>, id: &str, body: &str) -> u64 {
+    let to = to.map_or(1, |to| to.as_str().len());
+    let bytes = from.as_str().len() + to + id.len() + body.len() + 5;
     if bytes < LIGHT { 0 } else { bytes as u64 }
 }
+
+/// Lines of fewer bytes weigh nothing.
+pub const LIGHT: usize = 1024;
 
 /// A numbered entry.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! What is asked of a room, and what comes back: the vocabulary that every store of rooms speaks.
 
 use crate::{
-    entry::{Entry, Kind, Profile, line},
+    entry::{Entry, Kind, Profile, line, weight},
     names::{MemberId, ReplicaId},
 };
 use std::time::Duration;
@@ -109,6 +109,12 @@ impl Signal {
     #[must_use]
     pub fn line(&self) -> String {
         line(Kind::Signal, &self.from, self.to.as_ref(), &self.id, &self.data)
+    }
+
+    /// What its line weighs: see [`Draft::weight`](crate::entry::Draft::weight).
+    #[must_use]
+    pub fn weight(&self) -> u64 {
+        weight(&self.from, self.to.as_ref(), &self.id, &self.data)
     }
 
     /// Its entry at a place of the log.

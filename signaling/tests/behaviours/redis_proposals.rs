@@ -8,9 +8,9 @@ use rtc_signaling::{
 use rtc_signaling_proto::{
     Limits, MemberId, ReplicaId, RoomName,
     entry::Profile,
-    ops::{Join, RoomLimits, Signal},
+    ops::{Join, RoomLimits, Sent, Signal},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 
@@ -31,6 +31,23 @@ async fn call(backend: &Backend) -> (Client, Client, Replica) {
     one.expect("member-joined").await;
     talk(&mut one, &mut two).await;
     (one, two, b)
+}
+
+fn request(n: usize) -> Value {
+    json!({"type": "signal", "id": format!("q{n}"), "data": n})
+}
+
+/// Passes something new on, and says where in the log it is.
+async fn ask(from: &mut Client, to: &mut Client, n: usize) -> Value {
+    from.send(request(n)).await;
+    let seq = from.expect("ack").await["seq"].clone();
+    assert_eq!(to.expect("signal").await["data"], n);
+    seq
+}
+
+async fn ask_again(from: &mut Client, n: usize, seq: &Value) {
+    from.send(request(n)).await;
+    assert_eq!(from.expect("ack").await["seq"], *seq);
 }
 
 async fn calls_of(redis: &Redis, command: &str) -> usize {
@@ -65,39 +82,31 @@ async fn a_request_that_needed_no_function_is_known_when_it_comes_again() {
     let (mut one, mut two, b) = call(&backend).await;
     let redis = backend.redis.as_ref().unwrap();
     redis.command(&["CONFIG", "RESETSTAT"]).await;
-    let ask = |n: u64| json!({"type": "signal", "id": format!("q{n}"), "data": n});
     let mut answered = Vec::new();
     for n in 0..20 {
-        one.send(ask(n)).await;
-        answered.push(one.expect("ack").await["seq"].clone());
-        assert_eq!(two.expect("signal").await["data"], n);
+        answered.push(ask(&mut one, &mut two, n).await);
     }
     let functions = calls_of(redis, "fcall").await;
     assert!(functions <= 6, "{functions} calls of functions");
     // by the same connection, and by another elsewhere
-    one.send(ask(3)).await;
-    assert_eq!(one.expect("ack").await["seq"], answered[3]);
+    ask_again(&mut one, 3, &answered[3]).await;
     let mut moved = one.resume_at(&b).await;
     moved.expect("resumed").await;
-    for n in 0..20 {
-        moved.send(ask(n)).await;
-        assert_eq!(moved.expect("ack").await["seq"], answered[n as usize]);
+    for (n, seq) in answered.iter().enumerate() {
+        ask_again(&mut moved, n, seq).await;
     }
     // what is new needs no function there either, once the replica knows what is not
     redis.command(&["CONFIG", "RESETSTAT"]).await;
     for n in 20..40 {
-        moved.send(ask(n)).await;
-        answered.push(moved.expect("ack").await["seq"].clone());
-        assert_eq!(two.expect("signal").await["data"], n);
+        answered.push(ask(&mut moved, &mut two, n).await);
     }
     let functions = calls_of(redis, "fcall").await;
     assert!(functions <= 6, "{functions} calls of functions");
     // nor is what was passed on without any forgotten
     let mut again = one.resume_at(&b).await;
     again.expect("resumed").await;
-    for n in 0..40 {
-        again.send(ask(n)).await;
-        assert_eq!(again.expect("ack").await["seq"], answered[n as usize]);
+    for (n, seq) in answered.iter().enumerate() {
+        ask_again(&mut again, n, seq).await;
     }
 }
 
@@ -109,24 +118,19 @@ async fn a_request_is_known_when_it_comes_again_after_the_log_has_forgotten_it()
     let limits = RoomLimits { log_entries: 4, ..backend.shared.limits() };
     let short = Backend::on(Shared::Redis(RedisRooms::new(&url, limits).unwrap()));
     let (mut one, mut two, _) = call(&short).await;
-    let ask = |n: u64| json!({"type": "signal", "id": format!("q{n}"), "data": n});
     let mut answered = Vec::new();
     for n in 0..8 {
-        one.send(ask(n)).await;
-        answered.push(one.expect("ack").await["seq"].clone());
-        assert_eq!(two.expect("signal").await["data"], n);
+        answered.push(ask(&mut one, &mut two, n).await);
         // functions that ask for no request forget it
         for other in 0..12 {
             two.signal(None, json!(other)).await;
             assert_eq!(one.expect("signal").await["data"], other);
         }
     }
-    for n in 0..8 {
-        one.send(ask(n)).await;
-        assert_eq!(one.expect("ack").await["seq"], answered[n as usize]);
+    for (n, seq) in answered.iter().enumerate() {
+        ask_again(&mut one, n, seq).await;
     }
-    one.send(ask(8)).await;
-    assert_eq!(two.expect("signal").await["data"], 8);
+    ask(&mut one, &mut two, 8).await;
 }
 
 /// The number that a refused proposal was to have is another's.
@@ -134,9 +138,8 @@ async fn a_request_is_known_when_it_comes_again_after_the_log_has_forgotten_it()
 async fn requests_of_two_at_once_are_passed_on_once_each() {
     let backend = Backend::redis();
     let (mut one, mut two, _) = call(&backend).await;
-    let ask = |n: u64| json!({"type": "signal", "id": format!("q{n}"), "data": n});
     for n in 0..60 {
-        tokio::join!(one.send(ask(n)), two.send(ask(n)));
+        tokio::join!(one.send(request(n)), two.send(request(n)));
         for client in [&mut one, &mut two] {
             let both = [client.frame().await, client.frame().await];
             let data: Vec<_> =
@@ -301,6 +304,33 @@ async fn a_replica_hears_what_others_write_for_its_members_between_its_own_signa
                     break;
                 }
             }
+        }
+    }
+}
+
+/// Who falls back to requests over HTTP may have sent the same by its connection, or send it there again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_is_known_again_by_whichever_way_it_came_to_the_same_replica() {
+    let backend = Backend::redis();
+    let (room, replica): (RoomName, ReplicaId) = ("r".parse().unwrap(), "pod-a-1".parse().unwrap());
+    let (sender, _keep) = mpsc::unbounded_channel();
+    let listener: Arc<dyn Listener> = Arc::new(Heard(sender));
+    let store = backend.shared.open(replica.clone(), Arc::downgrade(&listener));
+    store.begin();
+    store.host(&room).await.unwrap();
+    let member: MemberId = "m0".parse().unwrap();
+    let (secret, profile) = ("s".into(), Profile::new(&member, None, None));
+    let join = Join { member: member.clone(), secret, holder: replica, profile, max: 0, bound: 0 };
+    store.join(&room, &join).await.unwrap();
+    let send = async |id: &str, conn| {
+        let signal = Signal { from: member.clone(), conn, to: None, id: id.into(), data: "1".into() };
+        store.signal(&room, &signal).await.unwrap()
+    };
+    for (first, then) in [(1, 0), (0, 1)] {
+        for n in 0..3 {
+            let id = format!("n{first}{n}");
+            let Sent::Now(seq) = send(&id, first).await else { panic!("{id} is new") };
+            assert_eq!(send(&id, then).await, Sent::Before(seq), "{id}");
         }
     }
 }

@@ -53,7 +53,7 @@ use node::ANSWER;
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 use rtc_signaling_proto::{
     Entry, MemberId, ReplicaId, RoomName,
-    entry::{Draft, Profile, Reason, may_come_again, weight},
+    entry::{Draft, Profile, Reason, may_come_again},
     ops::*,
 };
 use slots::{PARTITIONS, key, partition};
@@ -225,6 +225,10 @@ impl RedisStore {
             let map = self.fleet.map();
             let node = map.node(partition).map_err(StoreError::Unavailable)?;
             let under_way = self.hosting.begin(room, node.number);
+            if let What::Pass(None | Some(0), draft) = &what {
+                // once it is under way, so that no list of requests is believed that may lack this one
+                self.hosting.doubt(room, &draft.from);
+            }
             let write = Write { room: room.clone(), partition, words, lives: map.lives.clone() };
             let error;
             (error, words) = match node.writes.write(write).await {
@@ -343,10 +347,10 @@ impl RedisStore {
     }
 
     pub(super) async fn signal(&self, room: &RoomName, signal: &Signal) -> Outcome<Sent> {
-        if signal.conn == 0 {
-            self.hosting.doubt(room, &signal.from);
-        }
-        if let Some(seq) = self.propose(room, signal).await? {
+        // who shows a token may write from anywhere, and is looked up
+        if signal.conn > 0
+            && let Some(seq) = self.propose(room, signal).await?
+        {
             return Ok(Sent::Now(seq));
         }
         // rare, and larger than what is not
@@ -358,7 +362,7 @@ impl RedisStore {
         let request = if may_come_again(id) { format!("{from} {id}") } else { String::new() };
         let draft = Draft::signal(from, to.as_ref(), id.clone(), data.clone());
         let to = to.as_ref().map_or("-", MemberId::as_str);
-        let words = Words::default().show(format_args!("{conn} {from} {to}")).with(&draft.line());
+        let words = Words::default().show(format_args!("{conn} {from} {to}")).with(&signal.line());
         let whole = !request.is_empty() && *conn > 0 && self.hosting.lacks_requests(room, from);
         let words = words.with(&request).show(self.hosting.spend(room)).with(if whole { "1" } else { "" });
         sent(self.write(room, words, What::Pass(Some(*conn), draft)).await?)
@@ -366,7 +370,6 @@ impl RedisStore {
 
     pub(super) async fn post(&self, room: &RoomName, post: &Post) -> Outcome<Sent> {
         let Post { from, to, id, data } = post;
-        self.hosting.doubt(room, from);
         let draft = Draft::signal(from, to.as_ref(), id.clone(), data.clone());
         let words = Words::new("post").with(to.as_ref().map_or("-", MemberId::as_str)).with(&draft.line());
         let words = if may_come_again(id) { words.show(format_args!("{from} {id}")) } else { words.with("") };
@@ -379,12 +382,11 @@ impl RedisStore {
         let map = self.fleet.map();
         let partition = partition(room.as_str());
         let Ok(node) = map.node(partition) else { return Ok(None) };
-        let line = signal.line();
         let wish = Wish {
             from: &signal.from,
             conn: signal.conn,
             to: signal.to.as_ref(),
-            weight: weight(line.len()),
+            weight: signal.weight(),
             request: may_come_again(&signal.id).then_some(&signal.id),
         };
         // of two that each spend so much, a log is hardly longer than it may be
@@ -393,7 +395,7 @@ impl RedisStore {
             return Ok(None);
         };
         let place = proposal.place;
-        let append = Append { room: room.clone(), partition, proposal, line };
+        let append = Append { room: room.clone(), partition, proposal, line: signal.line() };
         match node.logs.write(append).await {
             Some(Ok(true)) => {
                 under_way.end([signal.number(place.0, place.1)], Answer::Appended(place));
