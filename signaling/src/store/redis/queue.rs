@@ -1,7 +1,8 @@
 //! Writes on their way to one server.
 //!
-//! What is asked while an answer is awaited goes together, in one call: so a server that has much to do has fewer
-//! calls, and one that has little is asked at once, by whoever wants to write. Nothing waits for company.
+//! What is asked while an answer is awaited goes together, in one call, and so does what else is ready to be asked when the
+//! first of them is: so a server that has much to do has fewer calls, and one that has little is asked at once, by whoever
+//! wants to write. Nothing waits for company that is not there.
 
 use redis::RedisError;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -53,6 +54,14 @@ struct Waiting<S: Server> {
     answer: oneshot::Sender<Answered<S>>,
 }
 
+impl<S: Server> Line<S> {
+    fn wait(&mut self, at: usize, write: S::Write) -> oneshot::Receiver<Answered<S>> {
+        let (answer, answered) = oneshot::channel();
+        self.waiting.insert(at, Waiting { write, answer });
+        answered
+    }
+}
+
 /// Who has it sends. Given up, it passes on to those who wait.
 struct Turn<'a, S: Server>(&'a Arc<Inner<S>>);
 
@@ -74,24 +83,34 @@ impl<S: Server> Queue<S> {
         Self(Arc::new(Inner { server, runtime: Handle::current(), line }))
     }
 
-    /// Writes: at once when no call is under way, and otherwise with all others that wait for its end. `None` when the
-    /// answer does not come.
+    /// Writes, together with what others want to write: now, or when the call that is under way has ended. `None` when
+    /// the answer does not come.
     pub(super) async fn write(&self, write: S::Write) -> Option<Answered<S>> {
         let in_line = {
             let mut line = self.0.line();
-            if std::mem::replace(&mut line.busy, true) {
-                let (answer, answered) = oneshot::channel();
-                line.waiting.push(Waiting { write, answer });
-                Err(answered)
-            } else {
-                Ok(write)
-            }
+            let last = line.waiting.len();
+            if std::mem::replace(&mut line.busy, true) { Err(line.wait(last, write)) } else { Ok(write) }
         };
         let write = match in_line {
             Ok(write) => write,
             Err(answered) => return answered.await.ok(),
         };
-        let _turn = Turn(&self.0);
+        let turn = Turn(&self.0);
+        // Whoever else has something to do now gets it done first: what that wants to be written comes along, where
+        // it would have waited for the answer.
+        tokio::task::yield_now().await;
+        let in_line = {
+            let mut line = self.0.line();
+            if line.waiting.is_empty() { Ok(write) } else { Err(line.wait(0, write)) }
+        };
+        let write = match in_line {
+            Ok(write) => write,
+            Err(answered) => {
+                // this may be given up, which must not harm the others
+                drop(turn);
+                return answered.await.ok();
+            }
+        };
         // who waits for others is smaller by it
         match Box::pin(self.0.server.ask(std::slice::from_ref(&write))).await {
             Ok(answers) => answers.into_iter().next().map(Ok),
@@ -130,6 +149,7 @@ impl<S: Server> Inner<S> {
                 calls.push(self.answer(std::mem::replace(&mut waiting, rest)));
             }
             futures::future::join_all(calls).await;
+            tokio::task::yield_now().await;
         }
     }
 
