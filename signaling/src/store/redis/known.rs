@@ -13,7 +13,7 @@
 //!
 //! No IO.
 
-use super::requests::Requests;
+use super::requests::{Asked, Requests};
 use rtc_signaling_proto::{Entry, Kind, MemberId, ReplicaId};
 use std::{collections::VecDeque, sync::Arc};
 
@@ -37,8 +37,8 @@ pub(super) struct Permit {
     pub(super) until: u64,
     /// Other replicas that host the room.
     pub(super) others: Vec<ReplicaId>,
-    /// All requests of the sender's session, if they are known: see [`Requests`].
-    pub(super) requests: Option<Vec<u64>>,
+    /// Of the sender's session.
+    pub(super) requests: Asked,
 }
 
 /// Most rooms are small, and there are many: a `Vec` would begin with four places.
@@ -233,10 +233,8 @@ impl Known {
                     self.place = Some(end);
                 }
                 self.own(own);
-                if let Some(mut permit) = permit {
-                    // of one that begins there are none; of others there may be one that was under way, and came later
-                    permit.requests = permit.requests.filter(|known| known.is_empty() || !crowded);
-                    self.agree(end, permit);
+                if let Some(permit) = permit {
+                    self.agree(end, permit, crowded);
                 }
             }
         }
@@ -354,14 +352,12 @@ impl Known {
         self.catch_up();
     }
 
-    fn agree(&mut self, end: Option<Place>, permit: Permit) {
+    fn agree(&mut self, end: Option<Place>, permit: Permit, crowded: bool) {
         if end.is_none() || self.place != end {
             return;
         }
         let Permit { sender, members, until, others, requests } = permit;
-        if let Some(requests) = requests {
-            self.requests.know(sender.0.clone(), requests);
-        }
+        self.requests.know(sender.0.clone(), requests, crowded);
         let none =
             || Box::new(Terms { others: Arc::default(), until, senders: Vec::new(), members: Vec::new() });
         let terms = self.terms.get_or_insert_with(none);

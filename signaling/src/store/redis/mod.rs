@@ -51,6 +51,7 @@ use known::{Answer, Effect, Permit, Told, Wish};
 use library::{Library, Reply};
 use node::ANSWER;
 use redis::{ErrorKind, RedisError, ServerErrorKind};
+use requests::Asked;
 use rtc_signaling_proto::{
     Entry, MemberId, ReplicaId, RoomName,
     entry::{Draft, Profile, Reason, may_come_again},
@@ -239,7 +240,7 @@ impl RedisStore {
                     return reply.refused().map_or(Ok(reply), |refusal| Err(refusal.into()));
                 }
                 Some(Err((error, write))) => (error, write.words),
-                None => return Err(StoreError::Unavailable("the connection has ended".into())),
+                None => return Err(ended()),
             };
             let Some(again) = again(&error).filter(|_| begun.elapsed() < ANSWER) else {
                 return Err(self.unavailable(&error));
@@ -270,7 +271,7 @@ impl RedisStore {
                     members,
                     until: place.1 + left,
                     others: others(&mut hosts),
-                    requests: (left > 0).then(Vec::new),
+                    requests: if left > 0 { Asked::None } else { Asked::Untold },
                 });
             }
             What::Pass(conn, draft) => {
@@ -280,7 +281,9 @@ impl RedisStore {
                         members: draft.to.iter().cloned().collect(),
                         until: place.1 + left,
                         others: others(&mut hosts),
-                        requests: reply.requests().map(|words| words.map(requests::request).collect()),
+                        requests: reply.requests().map_or(Asked::Untold, |words| {
+                            Asked::These(words.map(requests::request).collect())
+                        }),
                     });
                     written.push(draft.number(place.0, place.1));
                 }
@@ -407,7 +410,7 @@ impl RedisStore {
                 Ok(None)
             }
             Some(Err((error, _))) => Err(self.unavailable(&error)),
-            None => Err(StoreError::Unavailable("the connection has ended".into())),
+            None => Err(ended()),
         }
     }
 
@@ -570,6 +573,10 @@ impl RedisStore {
     pub(super) fn down(&self) -> Option<Down> {
         self.fleet.down()
     }
+}
+
+fn ended() -> StoreError {
+    StoreError::Unavailable("the connection has ended".into())
 }
 
 /// What came of something to pass on.

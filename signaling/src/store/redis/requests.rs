@@ -17,13 +17,29 @@ pub(super) fn request(word: &str) -> u64 {
     hasher.finish()
 }
 
+/// What a function told of the requests of a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// Nothing.
+    Untold,
+    /// The session begins, so there are none.
+    None,
+    /// These are all, as [`request`] tells them apart.
+    These(Vec<u64>),
+}
+
 /// Of each session all requests, as [`request`] tells them apart; `None` when there may be others.
 #[derive(Debug, Default)]
 pub(super) struct Requests(Vec<(MemberId, Option<Vec<u64>>)>);
 
 impl Requests {
-    /// These are all.
-    pub(super) fn know(&mut self, member: MemberId, requests: Vec<u64>) {
+    /// `crowded`: something else was under way, and may have come after what a function told of.
+    pub(super) fn know(&mut self, member: MemberId, asked: Asked, crowded: bool) {
+        let requests = match asked {
+            Asked::None => Vec::new(),
+            Asked::These(requests) if !crowded => requests,
+            Asked::These(_) | Asked::Untold => return,
+        };
         self.end(&member);
         push(&mut self.0, (member, Some(requests)));
     }

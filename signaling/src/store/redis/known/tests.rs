@@ -1,6 +1,9 @@
 //! Three pods, a Redis that any of them may lose, and what their clients are told.
 #![allow(clippy::unwrap_used)]
-use super::{super::requests::request, *};
+use super::{
+    super::requests::{Asked, request},
+    *,
+};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -122,7 +125,7 @@ impl World {
             members: Vec::new(),
             until: self.place().1 + 9,
             others,
-            requests: None,
+            requests: Asked::Untold,
         }
     }
 
@@ -378,14 +381,14 @@ fn a_request_is_new_to_who_knows_all_of_its_session_and_to_nobody_else() {
         known.end(ticket, Answer::Nothing, &mut next);
         // a refused one takes the permit along
         known.begin(3, ticket + 1);
-        known.end(ticket + 1, permit_at(seq, None), &mut next);
+        known.end(ticket + 1, permit_at(seq, Asked::Untold), &mut next);
         proposed
     };
     known.begin(3, 1);
-    known.end(1, permit(None), &mut Vec::new());
+    known.end(1, permit(Asked::Untold), &mut Vec::new());
     assert!(!asks(&mut known, 2, "a"), "of a session that began elsewhere");
     known.begin(3, 4);
-    known.end(4, permit(Some(Vec::new())), &mut Vec::new());
+    known.end(4, permit(Asked::None), &mut Vec::new());
     assert!(asks(&mut known, 5, "a"));
     assert!(!asks(&mut known, 7, "a"));
     assert!(asks(&mut known, 9, "b"));
@@ -395,22 +398,22 @@ fn a_request_is_new_to_who_knows_all_of_its_session_and_to_nobody_else() {
     assert!(!asks(&mut known, 11, "c"));
     // a function tells all that it asked for
     known.begin(3, 13);
-    known.end(13, permit_at(2, Some(vec![request("d")])), &mut Vec::new());
+    known.end(13, permit_at(2, Asked::These(vec![request("d")])), &mut Vec::new());
     assert!(!asks(&mut known, 14, "d"));
     assert!(asks(&mut known, 16, "e"));
     // unless something else that it asked for may have come after
     known.requests.doubt(&member(1));
     known.begin(3, 18);
     known.begin(3, 19);
-    known.end(19, permit_at(2, None), &mut Vec::new());
-    known.end(18, permit_at(2, Some(vec![request("f")])), &mut Vec::new());
+    known.end(19, permit_at(2, Asked::Untold), &mut Vec::new());
+    known.end(18, permit_at(2, Asked::These(vec![request("f")])), &mut Vec::new());
     assert!(!asks(&mut known, 20, "g"));
     // or may have been missed, since what is passed on comes by a new subscription
-    let all = || permit_at(2, Some(Vec::new()));
+    let all = || permit_at(2, Asked::None);
     known.begin(3, 22);
     known.end(22, all(), &mut Vec::new());
     known.begin(4, 23);
-    known.end(23, permit_at(2, None), &mut Vec::new());
+    known.end(23, permit_at(2, Asked::Untold), &mut Vec::new());
     assert_eq!(known.propose(4, 24, wish("h"), 0), None);
     known.begin(4, 25);
     known.end(25, all(), &mut Vec::new());
