@@ -59,6 +59,11 @@ pub(crate) enum Role {
     Bare {
         /// Where it listens.
         listen: SocketAddr,
+        /// Where Redis listens, if there is another relay.
+        redis: Option<SocketAddr>,
+        /// Of the two, which this is: 0 or 1.
+        #[arg(default_value_t = 0)]
+        seat: u8,
     },
 }
 

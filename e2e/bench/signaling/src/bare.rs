@@ -1,4 +1,5 @@
-//! The floor: a relay on tokio that knows WebSocket frames and rooms, and nothing else.
+//! The floor: a relay on tokio that knows WebSocket frames and rooms, and nothing else; of two, each publishes whatever is
+//! said to the other.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -9,6 +10,7 @@ use std::rc::Rc;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::LocalSet;
 
+use crate::link::Link;
 use crate::ws::{self, opcode};
 
 /// What all connections share: one thread serves them, and reads into one buffer.
@@ -17,6 +19,7 @@ struct Relay {
     rooms: RefCell<HashMap<String, Vec<Rc<TcpStream>>>>,
     scratch: RefCell<Vec<u8>>,
     frame: RefCell<Vec<u8>>,
+    link: Option<Rc<Link>>,
 }
 
 struct Connection {
@@ -31,12 +34,20 @@ struct Connection {
 /// Serves until it is killed.
 ///
 /// # Errors
-/// When the port is taken.
-pub(crate) fn run(listen: SocketAddr) -> Result<()> {
+/// When the port is taken, or Redis is not there.
+pub(crate) fn run(listen: SocketAddr, redis: Option<SocketAddr>, seat: u8) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     LocalSet::new().block_on(&runtime, async {
+        let link = match redis {
+            Some(redis) => Some(Link::open(redis, &channel(seat), &channel(seat ^ 1)).await?),
+            None => None,
+        };
         let listener = TcpListener::bind(listen).await?;
-        let relay = Rc::new(Relay::default());
+        let relay = Rc::new(Relay { link, ..Relay::default() });
+        if let Some(link) = relay.link.clone() {
+            let relay = relay.clone();
+            tokio::task::spawn_local(link.listen(move |room, text| relay.tell(room, text, None)));
+        }
         relay.scratch.borrow_mut().resize(1 << 16, 0);
         loop {
             let (socket, _) = listener.accept().await?;
@@ -47,6 +58,26 @@ pub(crate) fn run(listen: SocketAddr) -> Result<()> {
             tokio::task::spawn_local(connection.serve());
         }
     })
+}
+
+fn channel(seat: u8) -> String {
+    format!("relay-{seat}")
+}
+
+impl Relay {
+    /// To the members of a room that are here, but one.
+    fn tell(&self, room: &str, text: &[u8], but: Option<&Rc<TcpStream>>) -> Result<()> {
+        let mut frame = self.frame.borrow_mut();
+        frame.clear();
+        ws::plain(&mut frame, opcode::TEXT, text);
+        let rooms = self.rooms.borrow();
+        let members = rooms.get(room).map(Vec::as_slice).unwrap_or_default();
+        for other in members.iter().filter(|other| but.is_none_or(|but| !Rc::ptr_eq(other, but))) {
+            // One who does not read is no member of a floor.
+            other.try_write(&frame)?;
+        }
+        Ok(())
+    }
 }
 
 impl Connection {
@@ -125,16 +156,10 @@ impl Connection {
     }
 
     fn others(&self, text: &[u8]) -> Result<()> {
-        let mut frame = self.relay.frame.borrow_mut();
-        frame.clear();
-        ws::plain(&mut frame, opcode::TEXT, text);
-        let rooms = self.relay.rooms.borrow();
-        let members = rooms.get(&self.room).map(Vec::as_slice).unwrap_or_default();
-        for other in members.iter().filter(|other| !Rc::ptr_eq(other, &self.socket)) {
-            // One who does not read is no member of a floor.
-            other.try_write(&frame)?;
+        if let Some(link) = &self.relay.link {
+            link.publish(&self.room, text)?;
         }
-        Ok(())
+        self.relay.tell(&self.room, text, Some(&self.socket))
     }
 
     fn leave(&mut self) {

@@ -5,6 +5,7 @@ mod bare;
 mod calls;
 mod clients;
 mod dialect;
+mod link;
 mod load;
 mod measure;
 mod report;
@@ -23,8 +24,8 @@ use server::Kind;
 
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
-    if let Some(Role::Bare { listen }) = args.role {
-        bare::run(listen)?;
+    if let Some(Role::Bare { listen, redis, seat }) = args.role {
+        bare::run(listen, redis, seat)?;
         return Ok(ExitCode::SUCCESS);
     }
     args.loads()?;

@@ -79,7 +79,7 @@ impl Kind {
 
     /// Whether it can be two processes with Redis between them.
     pub(crate) fn scales(self) -> bool {
-        matches!(self, Kind::Ours | Kind::OursAcks | Kind::SocketIo | Kind::Socketioxide)
+        matches!(self, Kind::Ours | Kind::OursAcks | Kind::SocketIo | Kind::Socketioxide | Kind::Bare)
     }
 
     /// Finds the server's program, building it where it is built from source; `ours` is not.
@@ -116,27 +116,38 @@ impl Kind {
         }
     }
 
-    fn command(self, listen: SocketAddr, redis: Option<&str>, ours: Option<&Path>) -> Result<Command> {
+    /// `seat`: which of the server's processes it is.
+    fn command(
+        self,
+        listen: SocketAddr,
+        seat: usize,
+        redis: Option<SocketAddr>,
+        ours: Option<&Path>,
+    ) -> Result<Command> {
         let mut command;
+        let url = redis.map(|redis| format!("redis://{redis}"));
         match self {
             Kind::Ours | Kind::OursAcks => {
                 command = Command::new(ours.map_or_else(ours_path, |path| Ok(path.to_owned()))?);
                 let admin = SocketAddr::new(listen.ip(), NEXT_PORT.fetch_add(1, Ordering::Relaxed));
                 command.args(["--listen", &listen.to_string(), "--admin", &admin.to_string()]);
-                command.args(["--store", redis.unwrap_or("memory")]);
+                command.args(["--store", url.as_deref().unwrap_or("memory")]);
             }
             Kind::SocketIo | Kind::PeerJs => {
                 command = Command::new("node");
                 command.arg(node_folder()?.join(format!("{}.cjs", self.name())));
-                command.arg(listen.port().to_string()).args(redis);
+                command.arg(listen.port().to_string()).args(url);
             }
             Kind::Socketioxide => {
                 command = Command::new(socketioxide_folder()?.join("release/bench-signaling-socketioxide"));
-                command.arg(listen.port().to_string()).args(redis);
+                command.arg(listen.port().to_string()).args(url);
             }
             Kind::Bare => {
                 command = Command::new(std::env::current_exe()?);
                 command.args(["bare", &listen.to_string()]);
+                if let Some(redis) = redis {
+                    command.args([redis.to_string(), seat.to_string()]);
+                }
             }
         }
         Ok(command)
@@ -148,10 +159,10 @@ impl Kind {
     /// When it ends or does not listen in time; with the end of what it printed.
     pub(crate) fn start(self, two: bool, core: usize, ours: Option<&Path>) -> Result<Running> {
         let redis = if two { Some(start_redis(core)?) } else { None };
-        let url = redis.as_ref().map(|redis| format!("redis://{}", redis.address));
-        let servers = (0..=usize::from(two)).map(|_| {
+        let store = redis.as_ref().map(|redis| redis.address);
+        let servers = (0..=usize::from(two)).map(|seat| {
             let listen = next_address();
-            Process::start(self.name(), self.command(listen, url.as_deref(), ours)?, listen, core)
+            Process::start(self.name(), self.command(listen, seat, store, ours)?, listen, core)
         });
         Ok(Running { servers: servers.collect::<Result<_>>()?, redis })
     }
