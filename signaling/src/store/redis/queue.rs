@@ -131,6 +131,7 @@ impl<S: Server> Inner<S> {
     async fn work_off(self: Arc<Self>) {
         let _turn = Turn(&self);
         loop {
+            self.gather().await;
             let mut waiting = {
                 let mut line = self.line();
                 let most = line.waiting.len().min(TOGETHER);
@@ -149,6 +150,18 @@ impl<S: Server> Inner<S> {
                 calls.push(self.answer(std::mem::replace(&mut waiting, rest)));
             }
             futures::future::join_all(calls).await;
+        }
+    }
+
+    /// As long as more comes.
+    async fn gather(&self) {
+        let mut waiting = 0;
+        loop {
+            let now = self.line().waiting.len();
+            if now == waiting || now >= TOGETHER {
+                return;
+            }
+            waiting = now;
             tokio::task::yield_now().await;
         }
     }
@@ -191,16 +204,28 @@ fn fitting<S: Server>(waiting: &[Waiting<S>]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tokio::sync::Semaphore;
 
-    struct Nobody;
+    /// Answers with how many were asked together, once it may.
+    #[derive(Default)]
+    struct Counts {
+        asked: AtomicUsize,
+        held: Option<Semaphore>,
+    }
 
-    impl Server for Nobody {
+    impl Server for Counts {
         type Write = usize;
-        type Answer = ();
+        type Answer = usize;
 
-        async fn ask(&self, writes: &[usize]) -> Result<Vec<()>, RedisError> {
-            Ok(vec![(); writes.len()])
+        async fn ask(&self, writes: &[usize]) -> Result<Vec<usize>, RedisError> {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            if let Some(held) = &self.held {
+                held.acquire().await.unwrap().forget();
+            }
+            Ok(vec![writes.len(); writes.len()])
         }
 
         fn bytes(write: &usize) -> usize {
@@ -212,9 +237,62 @@ mod tests {
         }
     }
 
+    async fn together(queue: &Queue<Counts>, how_many: usize) -> Vec<usize> {
+        let writes = (0..how_many).map(|_| queue.write(1));
+        futures::future::join_all(writes).await.into_iter().map(|answer| answer.unwrap().unwrap()).collect()
+    }
+
+    #[tokio::test]
+    async fn what_is_ready_at_once_is_one_call() {
+        let queue = Queue::new(Counts::default());
+        assert_eq!(together(&queue, 1).await, [1]);
+        assert_eq!(together(&queue, 5).await, [5; 5]);
+        let most = together(&queue, TOGETHER + 5).await;
+        assert_eq!(most[..TOGETHER], [TOGETHER; TOGETHER]);
+        assert_eq!(most[TOGETHER..], [5; 5]);
+        assert_eq!(queue.0.server.asked.load(Ordering::Relaxed), 4);
+    }
+
+    #[tokio::test]
+    async fn what_comes_while_a_call_is_under_way_goes_together_at_its_end() {
+        let queue = Queue::new(Counts { held: Some(Semaphore::new(0)), ..Counts::default() });
+        let asked = async |calls| {
+            while queue.0.server.asked.load(Ordering::Relaxed) < calls {
+                tokio::task::yield_now().await;
+            }
+        };
+        let later = async {
+            asked(1).await;
+            let release = async {
+                tokio::task::yield_now().await;
+                queue.0.server.held.as_ref().unwrap().add_permits(2);
+            };
+            futures::join!(together(&queue, 3), release).0
+        };
+        assert_eq!(futures::join!(together(&queue, 1), later), (vec![1], vec![3; 3]));
+    }
+
+    #[tokio::test]
+    async fn one_that_is_given_up_harms_no_other() {
+        // before it has sent, with others that came along, and with a call under way
+        for polls in 1..4 {
+            let queue = Queue::new(Counts { held: Some(Semaphore::new(0)), ..Counts::default() });
+            let mut first = Box::pin(queue.write(1));
+            let mut others = Box::pin(together(&queue, 2));
+            for _ in 0..polls {
+                assert!(futures::poll!(&mut first).is_pending());
+                assert!(futures::poll!(&mut others).is_pending());
+                tokio::task::yield_now().await;
+            }
+            drop(first);
+            queue.0.server.held.as_ref().unwrap().add_permits(2);
+            assert_eq!(others.await.len(), 2, "after {polls}");
+        }
+    }
+
     #[test]
     fn a_call_has_as_many_writes_as_fit_and_one_at_least() {
-        let waiting = |bytes: &usize| Waiting::<Nobody> { write: *bytes, answer: oneshot::channel().0 };
+        let waiting = |bytes: &usize| Waiting::<Counts> { write: *bytes, answer: oneshot::channel().0 };
         let sizes = |sizes: &[usize]| fitting(&sizes.iter().map(waiting).collect::<Vec<_>>());
         assert_eq!(sizes(&[10, 10, 10]), 3);
         assert_eq!(sizes(&[BYTES - 20, 10, 10, 1]), 3);
