@@ -8,7 +8,6 @@ mod dialect;
 mod link;
 mod load;
 mod measure;
-mod report;
 mod rooms;
 mod rounds;
 mod server;
@@ -17,7 +16,7 @@ mod ws;
 use std::process::ExitCode;
 
 use clap::Parser;
-use rtc_bench_common::namespace;
+use rtc_bench_common::{namespace, report::Server};
 
 use args::{Args, Role};
 use server::Kind;
@@ -30,7 +29,7 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     args.loads()?;
     let Some(place) = namespace::place() else {
-        let ready: Vec<&str> = rounds::prepare(&args).into_iter().map(Kind::name).collect();
+        let ready: Vec<&str> = rounds::prepare(&args).into_iter().map(Server::name).collect();
         return Err(namespace::enter(!args.no_namespace, &ready).into());
     };
     let good = rounds::run(&args, &Kind::named(&namespace::ready()), place)?;

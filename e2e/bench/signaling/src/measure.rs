@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use rtc_bench_common::pin::Cores;
+use rtc_bench_common::{pin::Cores, report::Form};
 
 use crate::calls::{Calls, Manner};
 use crate::load::{Load, Work};
@@ -34,10 +34,10 @@ pub(crate) enum Metric {
     UserShare,
 }
 
-impl Metric {
-    /// Its name in JSON, its unit, and the factor and digits to print it with.
-    pub(crate) fn form(self) -> (&'static str, &'static str, f64, usize) {
-        match self {
+impl rtc_bench_common::report::Metric for Metric {
+    fn form(self) -> Form {
+        let compared = !matches!(self, Metric::Busy | Metric::UserShare);
+        let (name, unit, factor, digits) = match self {
             Metric::CpuPerThousandCalls => ("cpuPerThousandCalls", "CPU-s/1000", 1.0, 3),
             Metric::RedisPerThousandCalls => ("redisPerThousandCalls", "Redis CPU-s/1000", 1.0, 3),
             Metric::CpuPerMillionDeliveries => ("cpuPerMillionDeliveries", "CPU-s/million", 1.0, 2),
@@ -47,7 +47,8 @@ impl Metric {
             Metric::CallsPerSecond => ("callsPerSecond", "calls/s", 1.0, 0),
             Metric::Busy => ("busy", "busy %", 100.0, 0),
             Metric::UserShare => ("userShare", "user %", 100.0, 0),
-        }
+        };
+        Form { name, unit, factor, digits, compared }
     }
 }
 

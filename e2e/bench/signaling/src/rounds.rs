@@ -1,33 +1,50 @@
-//! The run: rounds that alternate between the servers, until done or out of time.
+//! What is measured of signaling servers, and how.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use rtc_bench_common::{
     namespace::{self, Place},
     pin::{self, Cores},
+    report::Named,
+    rounds::{self, Bench, Limits},
 };
-use serde_json::{Map, Value, json};
 
 use crate::args::Args;
 use crate::load::{Load, Work};
-use crate::measure::{Plan, measure};
-use crate::report::Results;
+use crate::measure::{Figures, Metric, Plan, measure};
 use crate::server::Kind;
 
 /// Open files beside those of the idle connections.
 const OTHER_FILES: u64 = 2_000;
 
+impl Bench for Plan {
+    type Server = Kind;
+    type Metric = Metric;
+    type Load = Load;
+
+    const REFERENCE: Kind = Kind::SocketIo;
+
+    fn named(load: &Load) -> Named {
+        Named { name: load.name, title: load.title }
+    }
+
+    fn is_steady(load: &Load) -> bool {
+        load.work == Work::Idle
+    }
+
+    fn takes(kind: Kind, load: &Load) -> bool {
+        (kind.scales() || !load.two) && (kind.dialect().has_rooms() || load.work != Work::Fanout)
+    }
+
+    fn measure(&self, kind: Kind, load: &Load) -> Result<Figures> {
+        measure(kind, load, self)
+    }
+}
+
 /// Builds and finds the servers; those that can be measured.
 pub(crate) fn prepare(args: &Args) -> Vec<Kind> {
-    let ready = args.servers.iter().filter(|kind| match kind.prepare(args.ours.as_deref()) {
-        Ok(()) => true,
-        Err(error) => {
-            eprintln!("{} is left out: {error:#}", kind.name());
-            false
-        }
-    });
-    ready.copied().collect()
+    rounds::ready(&args.servers, |kind| kind.prepare(args.ours.as_deref()))
 }
 
 /// Measures and prints; whether every measurement gave figures.
@@ -45,101 +62,11 @@ pub(crate) fn run(args: &Args, kinds: &[Kind], place: Place) -> Result<bool> {
     // So long a just-in-time compiler needs.
     let warm = Duration::from_millis(if args.quick { 600 } else { 1_000 });
     let plan = Plan { warm, measured: args.measured(), idle, cores, ours: args.ours.clone() };
-
-    let start = Instant::now();
-    let mut results = Results::default();
-    'rounds: for round in 0..args.rounds() {
-        for load in &loads {
-            // Memory does not vary from round to round.
-            if load.work == Work::Idle && round > 0 {
-                continue;
-            }
-            if start.elapsed() > args.limit() {
-                eprintln!("out of time in round {}; figures are of the rounds before it", round + 1);
-                break 'rounds;
-            }
-            group(load, kinds, round, &plan, &mut results);
-        }
-    }
-
-    let machine = machine(place, cores, kinds);
-    println!("{}", heading(&machine));
-    for load in &loads {
-        print!("{}", results.table(load));
-    }
-    for failure in results.failures() {
-        eprintln!("failed: {failure}");
-    }
-    if let Some(file) = &args.json {
-        let text = serde_json::to_string_pretty(&results.json(&loads, &machine))?;
-        std::fs::write(file, text + "\n").with_context(|| format!("{}", file.display()))?;
-    }
-    Ok(results.failures().is_empty())
-}
-
-/// Every server under one load, each round starting with another.
-fn group(load: &Load, kinds: &[Kind], round: usize, plan: &Plan, results: &mut Results) {
-    for position in 0..kinds.len() {
-        let kind = kinds[(position + round) % kinds.len()];
-        if load.two && !kind.scales() || load.work == Work::Fanout && !kind.dialect().has_rooms() {
-            continue;
-        }
-        match measure(kind, load, plan) {
-            Ok(figures) => {
-                let words: Vec<String> = figures
-                    .iter()
-                    .map(|(metric, figure)| {
-                        let (_, unit, factor, digits) = metric.form();
-                        format!("{:.digits$} {unit}", figure * factor)
-                    })
-                    .collect();
-                eprintln!("round {} {:<13} {:<13} {}", round + 1, load.name, kind.name(), words.join(", "));
-                results.add(load, kind, round, figures);
-            }
-            Err(error) => {
-                let what = format!("{} {} round {}: {error:#}", load.name, kind.name(), round + 1);
-                eprintln!("failed: {what}");
-                results.fail(what);
-            }
-        }
-    }
-}
-
-fn heading(machine: &Value) -> String {
-    let versions = machine["versions"].as_object().into_iter().flatten();
-    let versions: Vec<String> =
-        versions.map(|(name, version)| format!("{name} {}", version.as_str().unwrap_or_default())).collect();
-    format!(
-        "{}; {}, {} CPUs, load average {}, generator on {}, servers and Redis on {}; {}\n{}",
-        machine["kernel"].as_str().unwrap_or_default(),
-        machine["model"].as_str().unwrap_or_default(),
-        machine["cpus"],
-        machine["loadAverage"].as_str().unwrap_or_default(),
-        machine["cores"]["generator"],
-        machine["cores"]["server"],
-        if machine["ownNamespace"] == true {
-            "a network namespace of its own"
-        } else {
-            "the machine's network"
-        },
-        versions.join(", ")
+    let json = args.json.as_deref();
+    rounds::run(
+        &plan,
+        &loads,
+        kinds,
+        Limits { rounds: args.rounds(), time: args.limit(), cores, place, json },
     )
-}
-
-fn machine(place: Place, cores: Cores, kinds: &[Kind]) -> Value {
-    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1));
-    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let versions: Map<String, Value> =
-        kinds.iter().map(|kind| (kind.name().to_owned(), json!(kind.version()))).collect();
-    json!({
-        "kernel": format!("Linux {}", kernel.trim()),
-        "model": model,
-        "cpus": cpus.lines().filter(|line| line.starts_with("processor")).count(),
-        "cores": {"generator": cores.generator, "server": cores.server},
-        "ownNamespace": place == Place::Isolated,
-        "loadAverage": load.trim(),
-        "versions": versions,
-    })
 }

@@ -9,8 +9,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
-use rtc_bench_common::pin;
-use rtc_bench_common::process::{Cpu, Memory};
+use rtc_bench_common::{
+    pin,
+    process::{Cpu, Memory},
+    report::Server,
+};
 
 use crate::dialect::Dialect;
 
@@ -48,9 +51,8 @@ pub(crate) enum Kind {
     Bare,
 }
 
-impl Kind {
-    /// The name on the command line and in results.
-    pub(crate) fn name(self) -> &'static str {
+impl Server for Kind {
+    fn name(self) -> &'static str {
         match self {
             Kind::Ours => "ours",
             Kind::OursAcks => "ours-acks",
@@ -61,6 +63,26 @@ impl Kind {
         }
     }
 
+    fn version(self) -> String {
+        let package = |name: &str| {
+            let package: serde_json::Value = serde_json::from_str(PACKAGE).unwrap_or_default();
+            package["dependencies"][name].as_str().unwrap_or("unknown").to_owned()
+        };
+        match self {
+            Kind::Ours | Kind::OursAcks | Kind::Bare => env!("CARGO_PKG_VERSION").to_owned(),
+            Kind::SocketIo => package("socket.io"),
+            Kind::PeerJs => package("peer"),
+            Kind::Socketioxide => {
+                let version =
+                    |line: &str| line.strip_prefix("socketioxide = ")?.split('"').nth(1).map(str::to_owned);
+                let version = SOCKETIOXIDE[0].1.lines().find_map(version).unwrap_or_default();
+                version.trim_start_matches('=').to_owned()
+            }
+        }
+    }
+}
+
+impl Kind {
     /// Those that have these names.
     pub(crate) fn named(names: &[String]) -> Vec<Kind> {
         names.iter().filter_map(|name| Kind::from_str(name, false).ok()).collect()
@@ -94,25 +116,6 @@ impl Kind {
             Kind::SocketIo | Kind::PeerJs => install_node_packages(),
             Kind::Socketioxide => build_socketioxide(),
             Kind::Bare => Ok(()),
-        }
-    }
-
-    /// Its version, for the record.
-    pub(crate) fn version(self) -> String {
-        let package = |name: &str| {
-            let package: serde_json::Value = serde_json::from_str(PACKAGE).unwrap_or_default();
-            package["dependencies"][name].as_str().unwrap_or("unknown").to_owned()
-        };
-        match self {
-            Kind::Ours | Kind::OursAcks | Kind::Bare => env!("CARGO_PKG_VERSION").to_owned(),
-            Kind::SocketIo => package("socket.io"),
-            Kind::PeerJs => package("peer"),
-            Kind::Socketioxide => {
-                let version =
-                    |line: &str| line.strip_prefix("socketioxide = ")?.split('"').nth(1).map(str::to_owned);
-                let version = SOCKETIOXIDE[0].1.lines().find_map(version).unwrap_or_default();
-                version.trim_start_matches('=').to_owned()
-            }
         }
     }
 

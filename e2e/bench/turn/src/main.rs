@@ -7,7 +7,6 @@ mod client;
 mod flow;
 mod load;
 mod measure;
-mod report;
 mod rounds;
 mod server;
 mod stun;
@@ -17,7 +16,7 @@ mod traffic;
 use std::process::ExitCode;
 
 use clap::Parser;
-use rtc_bench_common::namespace;
+use rtc_bench_common::{namespace, report::Server};
 
 use args::{Args, Role};
 
@@ -29,7 +28,7 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     args.loads()?;
     let Some(place) = namespace::place() else {
-        let ready: Vec<&str> = rounds::prepare(&args).into_iter().map(server::Kind::name).collect();
+        let ready: Vec<&str> = rounds::prepare(&args).into_iter().map(Server::name).collect();
         return Err(namespace::enter(!args.no_namespace, &ready).into());
     };
     let good = rounds::run(&args, &server::Kind::named(&namespace::ready()), place)?;

@@ -7,8 +7,8 @@ use anyhow::{Context, Result, bail};
 use rtc_bench_common::{
     pin::Cores,
     process::{Cpu, Memory},
+    report::{Form, Server as _},
 };
-use serde::Serialize;
 
 use crate::churn::Churn;
 use crate::client::Session;
@@ -18,8 +18,7 @@ use crate::server::{Kind, Running};
 use crate::traffic::{Rate, Traffic};
 
 /// What a figure says.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Metric {
     /// CPU-seconds of the server per million delivered packets.
     CpuPerMillion,
@@ -49,24 +48,25 @@ pub(crate) enum Metric {
     Lost,
 }
 
-impl Metric {
-    /// Its unit and the factor and digits to print it with.
-    pub(crate) fn form(self) -> (&'static str, f64, usize) {
-        match self {
-            Metric::CpuPerMillion => ("CPU-s/million", 1.0, 2),
-            Metric::DeliveredPerSecond => ("delivered/s", 1.0, 0),
-            Metric::LatencyP50 => ("p50 ms", 1e-3, 3),
-            Metric::LatencyP99 => ("p99 ms", 1e-3, 3),
-            Metric::UndisturbedP99 => ("undisturbed p99 ms", 1e-3, 3),
-            Metric::HeldUp => ("held up %", 100.0, 2),
-            Metric::CyclesPerCpuSecond => ("cycles/CPU-s", 1.0, 0),
-            Metric::CyclesPerSecond => ("cycles/s", 1.0, 0),
-            Metric::BytesPerAllocation => ("KiB/allocation", 1.0 / 1024.0, 1),
-            Metric::PeakBytes => ("peak MiB", 1.0 / (1024.0 * 1024.0), 0),
-            Metric::Busy => ("busy %", 100.0, 0),
-            Metric::UserShare => ("user %", 100.0, 0),
-            Metric::Lost => ("lost %", 100.0, 2),
-        }
+impl rtc_bench_common::report::Metric for Metric {
+    fn form(self) -> Form {
+        let compared = !matches!(self, Metric::Busy | Metric::UserShare | Metric::Lost);
+        let (name, unit, factor, digits) = match self {
+            Metric::CpuPerMillion => ("cpuPerMillion", "CPU-s/million", 1.0, 2),
+            Metric::DeliveredPerSecond => ("deliveredPerSecond", "delivered/s", 1.0, 0),
+            Metric::LatencyP50 => ("latencyP50", "p50 ms", 1e-3, 3),
+            Metric::LatencyP99 => ("latencyP99", "p99 ms", 1e-3, 3),
+            Metric::UndisturbedP99 => ("undisturbedP99", "undisturbed p99 ms", 1e-3, 3),
+            Metric::HeldUp => ("heldUp", "held up %", 100.0, 2),
+            Metric::CyclesPerCpuSecond => ("cyclesPerCpuSecond", "cycles/CPU-s", 1.0, 0),
+            Metric::CyclesPerSecond => ("cyclesPerSecond", "cycles/s", 1.0, 0),
+            Metric::BytesPerAllocation => ("bytesPerAllocation", "KiB/allocation", 1.0 / 1024.0, 1),
+            Metric::PeakBytes => ("peakBytes", "peak MiB", 1.0 / (1024.0 * 1024.0), 0),
+            Metric::Busy => ("busy", "busy %", 100.0, 0),
+            Metric::UserShare => ("userShare", "user %", 100.0, 0),
+            Metric::Lost => ("lost", "lost %", 100.0, 2),
+        };
+        Form { name, unit, factor, digits, compared }
     }
 }
 

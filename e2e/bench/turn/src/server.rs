@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
-use rtc_bench_common::pin;
+use rtc_bench_common::{pin, report::Server};
 
 use crate::client::{Dialect, REALM, RELAY_PORTS, SECRET, SERVER, Session};
 
@@ -26,9 +26,8 @@ pub(crate) enum Kind {
     BareGso,
 }
 
-impl Kind {
-    /// The name on the command line and in results.
-    pub(crate) fn name(self) -> &'static str {
+impl Server for Kind {
+    fn name(self) -> &'static str {
         match self {
             Kind::Ours => "ours",
             Kind::Coturn => "coturn",
@@ -38,6 +37,24 @@ impl Kind {
         }
     }
 
+    fn version(self) -> String {
+        match self {
+            Kind::Ours | Kind::Bare | Kind::BareGso => env!("CARGO_PKG_VERSION").to_owned(),
+            Kind::Coturn => {
+                let output = Command::new("turnserver").arg("--version").output();
+                let text = output.map(|output| output.stdout).unwrap_or_default();
+                String::from_utf8_lossy(&text).lines().last().unwrap_or("unknown").trim().to_owned()
+            }
+            Kind::Pion => {
+                let module = include_str!("../pion/go.mod");
+                let line = module.lines().find(|line| line.contains("pion/turn/"));
+                line.and_then(|line| line.split_whitespace().last()).unwrap_or("unknown").to_owned()
+            }
+        }
+    }
+}
+
+impl Kind {
     /// Those that have these names.
     pub(crate) fn named(names: &[String]) -> Vec<Kind> {
         names.iter().filter_map(|name| Kind::from_str(name, false).ok()).collect()
@@ -66,23 +83,6 @@ impl Kind {
             }
             Kind::Pion => build_pion(),
             Kind::Bare | Kind::BareGso => Ok(()),
-        }
-    }
-
-    /// Its version, for the record.
-    pub(crate) fn version(self) -> String {
-        match self {
-            Kind::Ours | Kind::Bare | Kind::BareGso => env!("CARGO_PKG_VERSION").to_owned(),
-            Kind::Coturn => {
-                let output = Command::new("turnserver").arg("--version").output();
-                let text = output.map(|output| output.stdout).unwrap_or_default();
-                String::from_utf8_lossy(&text).lines().last().unwrap_or("unknown").trim().to_owned()
-            }
-            Kind::Pion => {
-                let module = include_str!("../pion/go.mod");
-                let line = module.lines().find(|line| line.contains("pion/turn/"));
-                line.and_then(|line| line.split_whitespace().last()).unwrap_or("unknown").to_owned()
-            }
         }
     }
 
