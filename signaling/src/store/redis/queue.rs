@@ -206,7 +206,10 @@ fn fitting<S: Server>(waiting: &[Waiting<S>]) -> usize {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        time::Duration,
+    };
     use tokio::sync::Semaphore;
 
     /// Answers with how many were asked together, once it may.
@@ -273,20 +276,40 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_becomes_ready_while_others_are_gathered_comes_along() {
+        let queue = Queue::new(Counts::default());
+        // the first to write is the last to be looked at
+        let writes = (0..6).rev().map(async |turns| {
+            for _ in 0..turns {
+                tokio::task::yield_now().await;
+            }
+            queue.write(1).await.unwrap().unwrap()
+        });
+        assert_eq!(futures::future::join_all(writes).await, [6; 6]);
+    }
+
+    #[tokio::test]
     async fn one_that_is_given_up_harms_no_other() {
-        // before it has sent, with others that came along, and with a call under way
-        for polls in 1..4 {
+        // with others that came along: before it has sent, when they have been told to, and with the call under way; and with
+        // a call of its own under way
+        for (alone, with_others) in [(0, 1), (0, 2), (0, 3), (2, 1)] {
             let queue = Queue::new(Counts { held: Some(Semaphore::new(0)), ..Counts::default() });
             let mut first = Box::pin(queue.write(1));
+            for _ in 0..alone {
+                assert!(futures::poll!(&mut first).is_pending());
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(queue.0.server.asked.load(Ordering::Relaxed), usize::from(alone > 0));
             let mut others = Box::pin(together(&queue, 2));
-            for _ in 0..polls {
+            for _ in 0..with_others {
                 assert!(futures::poll!(&mut first).is_pending());
                 assert!(futures::poll!(&mut others).is_pending());
                 tokio::task::yield_now().await;
             }
             drop(first);
             queue.0.server.held.as_ref().unwrap().add_permits(2);
-            assert_eq!(others.await.len(), 2, "after {polls}");
+            let answered = tokio::time::timeout(Duration::from_secs(5), others).await;
+            assert_eq!(answered.unwrap().len(), 2, "after {alone} and {with_others}");
         }
     }
 

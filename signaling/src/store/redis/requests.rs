@@ -33,7 +33,8 @@ pub(super) enum Asked {
 pub(super) struct Requests(Vec<(MemberId, Option<Vec<u64>>)>);
 
 impl Requests {
-    /// `crowded`: something else was under way, and may have come after what a function told of.
+    /// Takes in what a function told of a member's session. `crowded`: something else was under way, and may have come after
+    /// that.
     pub(super) fn know(&mut self, member: MemberId, asked: Asked, crowded: bool) {
         let requests = match asked {
             Asked::None => Vec::new(),
