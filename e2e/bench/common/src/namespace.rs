@@ -69,8 +69,14 @@ pub fn enter(wanted: bool, ready: &[&str]) -> std::io::Error {
     Command::new(program).args(std::env::args_os().skip(1)).env(INSIDE, "shared").env(READY, ready).exec()
 }
 
+/// Makes room for so many sockets, beside `others` open files, or for as many as this process may have; how many that is.
+pub fn make_room(sockets: usize, others: usize) -> usize {
+    let files = raise_open_files((sockets + others) as u64);
+    usize::try_from(files).map_or(sockets, |files| files.saturating_sub(others).min(sockets))
+}
+
 /// Raises the limit of open files to `wanted`, or as far as this process may; what holds now.
-pub fn raise_open_files(wanted: u64) -> u64 {
+fn raise_open_files(wanted: u64) -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let whole = Rlimit { current: Some(wanted), maximum: Some(wanted.max(limit.maximum.unwrap_or(wanted))) };
     if setrlimit(Resource::Nofile, whole).is_err() {

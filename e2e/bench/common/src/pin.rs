@@ -16,11 +16,19 @@ pub struct Cores {
 }
 
 impl Cores {
-    /// Checks that both exist, differ and are allowed to this process.
+    /// Of `--cores GENERATOR,SERVER`; this thread stays on the generator's from now on.
     ///
     /// # Errors
-    /// When they are not.
-    pub fn new(generator: usize, server: usize) -> Result<Self> {
+    /// When they are not two, do not differ, or are not allowed to this process.
+    pub fn take(cores: &[usize]) -> Result<Self> {
+        let &[generator, server] = cores else { bail!("--cores takes two: GENERATOR,SERVER") };
+        let cores = Self::new(generator, server)?;
+        stay_on(generator)?;
+        Ok(cores)
+    }
+
+    /// Checks that both exist, differ and are allowed to this process.
+    fn new(generator: usize, server: usize) -> Result<Self> {
         let allowed = sched_getaffinity(None)?;
         if generator == server || !allowed.is_set(generator) || !allowed.is_set(server) {
             bail!(
@@ -36,7 +44,7 @@ impl Cores {
 ///
 /// # Errors
 /// As `sched_setaffinity`.
-pub fn stay_on(core: usize) -> io::Result<()> {
+fn stay_on(core: usize) -> io::Result<()> {
     let mut set = CpuSet::new();
     set.set(core);
     Ok(sched_setaffinity(None, &set)?)

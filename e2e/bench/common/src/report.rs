@@ -29,7 +29,7 @@ pub struct Form {
     pub name: &'static str,
     /// For people.
     pub unit: &'static str,
-    /// Of the unit, in what is measured.
+    /// What is measured, times this, is in the unit.
     pub factor: f64,
     /// After the point.
     pub digits: usize,

@@ -38,9 +38,9 @@ pub trait Bench {
     fn measure(&self, server: Self::Server, load: &Self::Load) -> Result<Vec<(Self::Metric, f64)>>;
 }
 
-/// When a run ends, and what is left of it.
+/// Where a run is made, when it ends, and what is left of it.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits<'a> {
+pub struct Conditions<'a> {
     /// At most so many.
     pub rounds: usize,
     /// After so long nothing more is started.
@@ -73,20 +73,20 @@ pub fn run<B: Bench>(
     bench: &B,
     loads: &[B::Load],
     servers: &[B::Server],
-    limits: Limits<'_>,
+    conditions: Conditions<'_>,
 ) -> Result<bool> {
     let start = Instant::now();
     let mut results = Results::new(B::REFERENCE);
-    'rounds: for round in 0..limits.rounds {
+    'rounds: for round in 0..conditions.rounds {
         for load in loads.iter().filter(|load| round == 0 || !B::is_steady(load)) {
-            if start.elapsed() > limits.time {
+            if start.elapsed() > conditions.time {
                 eprintln!("out of time in round {}; figures are of the rounds before it", round + 1);
                 break 'rounds;
             }
             group(bench, load, servers, round, &mut results);
         }
     }
-    let machine = machine(servers, limits);
+    let machine = machine(servers, conditions);
     println!("{}", heading(&machine));
     let named: Vec<Named> = loads.iter().map(B::named).collect();
     for load in &named {
@@ -95,7 +95,7 @@ pub fn run<B: Bench>(
     for failure in results.failures() {
         eprintln!("failed: {failure}");
     }
-    if let Some(file) = limits.json {
+    if let Some(file) = conditions.json {
         let text = serde_json::to_string_pretty(&results.json(&named, &machine))?;
         std::fs::write(file, text + "\n").with_context(|| format!("{}", file.display()))?;
     }
@@ -152,7 +152,7 @@ fn heading(machine: &Value) -> String {
     )
 }
 
-fn machine<S: Server>(servers: &[S], Limits { cores, place, .. }: Limits<'_>) -> Value {
+fn machine<S: Server>(servers: &[S], Conditions { cores, place, .. }: Conditions<'_>) -> Value {
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1));

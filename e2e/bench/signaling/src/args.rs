@@ -62,7 +62,7 @@ pub(crate) enum Role {
         /// Where Redis listens, if there is another relay.
         redis: Option<SocketAddr>,
         /// Of the two, which this is: 0 or 1.
-        #[arg(default_value_t = 0)]
+        #[arg(default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=1))]
         seat: u8,
     },
 }

@@ -46,7 +46,8 @@ pub(crate) fn run(listen: SocketAddr, redis: Option<SocketAddr>, seat: u8) -> Re
         let relay = Rc::new(Relay { link, ..Relay::default() });
         if let Some(link) = relay.link.clone() {
             let relay = relay.clone();
-            tokio::task::spawn_local(link.listen(move |room, text| relay.tell(room, text, None)));
+            // one that is gone is not the others' trouble
+            tokio::task::spawn_local(link.listen(move |room, text| drop(relay.tell(room, text, None))));
         }
         relay.scratch.borrow_mut().resize(1 << 16, 0);
         loop {
@@ -157,7 +158,7 @@ impl Connection {
 
     fn others(&self, text: &[u8]) -> Result<()> {
         if let Some(link) = &self.relay.link {
-            link.publish(&self.room, text)?;
+            link.publish(&self.room, text);
         }
         self.relay.tell(&self.room, text, Some(&self.socket))
     }

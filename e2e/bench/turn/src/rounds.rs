@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use rtc_bench_common::{
     namespace::{self, Place},
-    pin::{self, Cores},
+    pin::Cores,
     report::Named,
-    rounds::{self, Bench, Limits},
+    rounds::{self, Bench, Conditions},
 };
 
 use crate::args::Args;
@@ -17,7 +17,7 @@ use crate::measure::{Figures, Metric, Plan, measure};
 use crate::server::Kind;
 
 /// Open files beside those of the idle allocations.
-const OTHER_FILES: u64 = 4_000;
+const OTHER_FILES: usize = 4_000;
 
 impl Bench for Plan {
     type Server = Kind;
@@ -53,13 +53,9 @@ pub(crate) fn prepare(args: &Args) -> Vec<Kind> {
 /// # Errors
 /// When the CPUs are not there or the results cannot be written.
 pub(crate) fn run(args: &Args, kinds: &[Kind], place: Place) -> Result<bool> {
-    let &[generator, server] = args.cores.as_slice() else { bail!("--cores takes two: GENERATOR,SERVER") };
-    let cores = Cores::new(generator, server)?;
-    pin::stay_on(generator)?;
+    let cores = Cores::take(&args.cores)?;
     let loads = args.loads()?;
-    let most = if args.quick { 2_000 } else { 20_000 };
-    let files = namespace::raise_open_files(most + OTHER_FILES);
-    let idle_limit = usize::try_from(files.saturating_sub(OTHER_FILES).min(most))?;
+    let idle_limit = namespace::make_room(if args.quick { 2_000 } else { 20_000 }, OTHER_FILES);
     let warm = Duration::from_millis(if args.quick { 100 } else { 300 });
     let plan = Plan { warm, measured: args.measured(), idle_limit, cores, ours: args.ours.clone() };
     let json = args.json.as_deref();
@@ -67,6 +63,6 @@ pub(crate) fn run(args: &Args, kinds: &[Kind], place: Place) -> Result<bool> {
         &plan,
         &loads,
         kinds,
-        Limits { rounds: args.rounds(), time: args.limit(), cores, place, json },
+        Conditions { rounds: args.rounds(), time: args.limit(), cores, place, json },
     )
 }
